@@ -1,0 +1,145 @@
+// The op set: what a node of a graph can be. Declared here once; kernels/cpu (and kernels/cuda) hold one file per op
+// that computes it, models/autodiff.cpp holds its gradient.
+//
+// Every op works on all members alike: a "shape" below is one member's shape, and batch-like leading extents are
+// called rows. An operand written [x] may be absent (kNoValue).
+#pragma once
+
+#include <span>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "kernels/tensor.h"
+
+namespace statelab {
+
+enum class Op {
+  kDraw,             ///< (step) -> tokens, targets
+  kConstant,         ///< () -> value
+  kAdd,              ///< (a, b) -> a + b
+  kEmbedding,        ///< (tokens, weight) -> y
+  kEmbeddingBwd,     ///< (tokens, dy, weight) -> dweight
+  kLinear,           ///< (x, weight) -> x weight^T
+  kLinearBwdX,       ///< (dy, weight) -> dy weight
+  kLinearBwdW,       ///< (dy, x) -> dy^T x
+  kRmsNorm,          ///< (x, weight) -> y
+  kRmsNormBwd,       ///< (dy, x, weight) -> dx, dweight
+  kSwiglu,           ///< (ug) -> u * silu(g)
+  kSwigluBwd,        ///< (dy, ug) -> dug
+  kCausalConv1d,     ///< (x, weight, bias) -> y
+  kCausalConv1dBwd,  ///< (dy, x, weight, bias) -> dx, dweight, dbias
+  kMamba3Scan,       ///< (proj, dt_bias, [B_bias], [C_bias], [B_norm], [C_norm], D, [norm]) -> y, o, Phi, states
+  kMamba3ScanBwd,    ///< (dy, the inputs of mamba3_scan, o, Phi, states) -> the gradients of its inputs
+  kMamba2Scan,       ///< (proj, dt_bias, A_log, D, norm) -> y, o, states
+  kMamba2ScanBwd,    ///< (dy, the inputs of mamba2_scan, o, states) -> the gradients of its inputs
+  kCrossEntropy,     ///< (logits, targets) -> loss, accuracy
+  kCrossEntropyBwd,  ///< (dloss, logits, targets) -> dlogits
+  kGlobalNorm,       ///< (g_1 .. g_n) -> sqrt(sum of squares)
+  kSchedule,         ///< (step, settings) -> lr
+  kGuard,            ///< (loss, norm, step, diverged_at) updates diverged_at
+  kAdamW,            ///< (norm, lr, optimizer_step, settings, diverged_at, then weight, exp_avg, exp_avg_sq, grad per parameter)
+  kMetrics,          ///< (loss, accuracy, norm, lr, diverged_at, window) updates window
+  kAdvance,          ///< (step, optimizer_step) adds one to both
+};
+
+/// draw: the batch that the owner of the data supplies.
+struct DrawAttrs {
+  int batch = 1, seqlen = 1;
+};
+
+/// constant: one real number.
+struct ConstantAttrs {
+  double value = 0;
+};
+
+/// rms_norm: y = x / sqrt(mean(x^2) + eps) * weight over the last axis. Source: models.md section 1.
+struct RmsNormAttrs {
+  double eps = 1e-5;
+};
+
+/// causal_conv1d: channels [begin, begin + channels) of x are replaced by SiLU(bias + sum_j w[c, j] x[t - W + 1 + j]);
+/// the others pass unchanged. weight (channels, 1, W): index W - 1 multiplies the current token; bias (channels).
+struct CausalConv1dAttrs {
+  int begin = 0, channels = 0, width = 4;
+};
+
+/// mamba3_scan: everything between in_proj and out_proj of a Mamba-3 SISO block. Source: models.md sections 3.2 - 3.10.
+///   proj   (batch, seqlen, d_proj), columns [z d_in | x d_in | B G*N | C G*N | dd_dt H | dd_A H | trap H | ang S]
+///   dt_bias, D (H); B_bias, C_bias (H, 1, N); B_norm, C_norm (N); norm (d_in)
+///   y, o   (batch, seqlen, d_in): after and before [norm and] gate
+///   Phi    (batch, seqlen, H, S) wrapped to [-pi, pi), or (1) when the rotation does not depend on data
+///   states (batch, H, nchunks, P, N): incoming lookahead state G of each chunk (models.md 3.4)
+struct Mamba3ScanAttrs {
+  enum class Rotation { kDataDependent, kStandard, kNone };
+  enum class Discretization { kTrapezoidal, kEuler, kHalf };
+  int nheads = 1, headdim = 1, ngroups = 1, d_state = 1;
+  int nangles = 0;                 ///< S, rotated pairs (2j, 2j + 1), j < S
+  Rotation rotation = Rotation::kDataDependent;
+  Discretization discretization = Discretization::kTrapezoidal;
+  bool heavy_tail = false;         ///< A = -max(f(dd_A), a_floor) with f heavy-tail instead of softplus
+  double a_floor = 1e-4;
+  double eps = 1e-5;
+  bool chunked = true;             ///< chunk-parallel, or the recurrence token by token
+  int chunk_size = 64;
+  int d_inner() const { return nheads * headdim; }
+  int d_proj() const { return 2 * d_inner() + 2 * ngroups * d_state + 3 * nheads + nangles; }
+};
+
+/// mamba2_scan: everything between the convolution and out_proj of a Mamba-2 block. Source: models.md section 6.
+///   proj   (batch, seqlen, d_proj), columns [z d_in | x d_in | B G*N | C G*N | dd_dt H], x B C already convolved
+///   dt_bias, A_log, D (H); norm (d_in): gated RMSNorm (gate first) over groups of d_in / G channels
+struct Mamba2ScanAttrs {
+  int nheads = 1, headdim = 1, ngroups = 1, d_state = 1;
+  bool negative_eigenvalues = false;  ///< alpha = 2 exp(dt A) - 1 instead of exp(dt A)
+  double eps = 1e-5;
+  bool chunked = true;
+  int chunk_size = 64;
+  int d_inner() const { return nheads * headdim; }
+  int d_proj() const { return 2 * d_inner() + 2 * ngroups * d_state + nheads; }
+};
+
+/// cross_entropy: mean over supervised positions (target >= 0) of lse - logit[target]; accuracy = share of them whose
+/// first argmax is the target. Only the first `classes` columns compete; the rest is padding.
+struct CrossEntropyAttrs {
+  int classes = 0;
+};
+
+/// schedule: lr of a step. Stages begin at begins[i]; lengths[i] is the span that warm-up and decay refer to.
+struct ScheduleAttrs {
+  enum class Kind { kCosine, kLinear, kConstant };
+  Kind kind = Kind::kCosine;
+  double warmup = 0;                ///< share of the span
+  std::vector<int64_t> begins, lengths;
+};
+
+/// Columns of the `settings` state (f64), one row a member.
+enum Setting { kSettingLr, kSettingBeta1, kSettingBeta2, kSettingEps, kSettingWeightDecay, kSettingClipNorm, kSettings };
+
+/// Columns of the `window` state (f64): running sums since the last read.
+enum Window { kWindowSteps, kWindowLoss, kWindowAccuracy, kWindowNorm, kWindowLr, kWindows };
+
+/// adamw: decoupled weight decay, bias-corrected; clipping by the global norm happens here (g * min(1, clip / (norm + 1e-6))).
+/// A member with diverged_at >= 0 is left untouched. Source: Loshchilov & Hutter 2019; PyTorch's order of operations.
+struct AdamWAttrs {
+  std::vector<bool> decays;         ///< per parameter: does weight decay apply?
+};
+
+using Attributes = std::variant<std::monostate, DrawAttrs, ConstantAttrs, RmsNormAttrs, CausalConv1dAttrs, Mamba3ScanAttrs,
+                                Mamba2ScanAttrs, CrossEntropyAttrs, ScheduleAttrs, AdamWAttrs>;
+
+struct ValueType {
+  DType dtype = DType::kReal;
+  Shape shape;
+};
+
+const char* op_name(Op op);
+
+/// The shape rule: output types for these inputs (nullptr = absent operand).
+/// Throws ShapeError naming the op, the rule and the actual shapes.
+std::vector<ValueType> infer(Op op, const Attributes& attributes, std::span<const ValueType* const> inputs);
+
+/// Indices of inputs that the op overwrites (states); empty for pure ops.
+std::vector<int> updated_inputs(Op op, int input_count);
+
+}  // namespace statelab
