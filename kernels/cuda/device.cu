@@ -1,7 +1,7 @@
 // cuda_devices(): what the runtime reports, and whether this build's code runs there.
-#include "kernels/cuda/device.h"
-
 #include <cuda_runtime.h>
+
+#include "kernels/cuda/device.h"
 
 namespace statelab {
 namespace {

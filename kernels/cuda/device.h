@@ -8,15 +8,15 @@
 namespace statelab {
 
 struct CudaDevice {
-  int index = 0;              ///< as in `--device cuda:index`; CUDA_VISIBLE_DEVICES is already applied
-  std::string name;           ///< e.g. "NVIDIA H200"
-  int compute_major = 0;      ///< compute capability 9.0: major 9, minor 0
+  int index = 0;          ///< as in `--device cuda:index`; CUDA_VISIBLE_DEVICES is already applied
+  std::string name;       ///< e.g. "NVIDIA H200"
+  int compute_major = 0;  ///< compute capability 9.0: major 9, minor 0
   int compute_minor = 0;
   int multiprocessors = 0;
-  int64_t total_bytes = 0;    ///< device memory
-  int driver_version = 0;     ///< newest CUDA that the driver serves, 1000 * major + 10 * minor
-  int runtime_version = 0;    ///< CUDA runtime linked into this build, same form
-  std::string problem;        ///< empty when code of this build runs on the device, else why it does not
+  int64_t total_bytes = 0;  ///< device memory
+  int driver_version = 0;   ///< newest CUDA that the driver serves, 1000 * major + 10 * minor
+  int runtime_version = 0;  ///< CUDA runtime linked into this build, same form
+  std::string problem;  ///< empty when code of this build runs on the device, else why it does not
 };
 
 /// Whether this build has the CUDA backend at all (STATELAB_CUDA).
