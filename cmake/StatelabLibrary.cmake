@@ -13,6 +13,21 @@ function(statelab_library name)
   target_link_libraries(statelab_${name} PUBLIC ${ARG_PUBLIC} PRIVATE statelab_flags ${ARG_PRIVATE})
 endfunction()
 
+# statelab_part(rng OF kernels HEADERS rng.h): statelab::rng offers these headers of a library, and its code, but none of its
+# other headers. For a folder that may use one thing only of another.
+function(statelab_part part)
+  cmake_parse_arguments(ARG "" "OF" "HEADERS;PUBLIC" ${ARGN})
+  set(root ${PROJECT_BINARY_DIR}/layers/${ARG_OF}-${part})
+  file(MAKE_DIRECTORY ${root}/${ARG_OF})
+  foreach(header ${ARG_HEADERS})
+    file(CREATE_LINK ${CMAKE_CURRENT_SOURCE_DIR}/${header} ${root}/${ARG_OF}/${header} SYMBOLIC)
+  endforeach()
+  add_library(statelab_${part} INTERFACE)
+  add_library(statelab::${part} ALIAS statelab_${part})
+  target_include_directories(statelab_${part} INTERFACE ${root})
+  target_link_libraries(statelab_${part} INTERFACE ${ARG_PUBLIC} $<LINK_ONLY:statelab_${ARG_OF}>)
+endfunction()
+
 # statelab_test(kernels SOURCES ... LINK ...): one GoogleTest program per folder, its cases in ctest as kernels.Suite.Case.
 # Further named arguments: TIMEOUT seconds (default 300), LABELS (default unit).
 function(statelab_test name)

@@ -59,10 +59,10 @@ STATELAB_HOST_DEVICE inline uint32_t bounded(uint32_t bits, uint32_t n) {
   return static_cast<uint32_t>((static_cast<uint64_t>(bits) * n) >> 32);
 }
 
-/// Uniform in (0, 1), 53 bits, never 0 or 1.
+/// Uniform in (0, 1), 52 bits and a half: never 0, and never rounded up to 1.
 STATELAB_HOST_DEVICE inline double uniform01(uint32_t hi, uint32_t lo) {
-  const uint64_t bits = (static_cast<uint64_t>(hi) << 32 | lo) >> 11;
-  return (static_cast<double>(bits) + 0.5) * (1.0 / 9007199254740992.0);
+  const uint64_t bits = (static_cast<uint64_t>(hi) << 32 | lo) >> 12;
+  return (static_cast<double>(bits) + 0.5) * (1.0 / 4503599627370496.0);
 }
 
 /// Two independent standard normal numbers from one block (Box-Muller). Host only: libm differs on devices.

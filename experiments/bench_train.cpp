@@ -1,0 +1,160 @@
+#include "experiments/bench_train.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <fstream>
+#include <functional>
+#include <memory>
+
+#include "experiments/build_info.h"
+#include "experiments/data_source.h"
+#include "models/cohort.h"
+#include "models/model.h"
+#include "models/program.h"
+#include "tasks/task.h"
+
+namespace statelab {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_of(const std::function<void()>& work) {
+  const auto start = Clock::now();
+  work();
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+struct Timing {
+  double median = 0, spread_pct = 0;  // seconds of one call
+};
+
+/// Slices of equal numbers of calls, so long that the clock's grain does not matter.
+Timing time_calls(const std::function<void()>& call, double seconds, int repeats) {
+  call();
+  const double once = std::max(seconds_of(call), 1e-7);
+  const int calls = std::max(1, static_cast<int>(seconds / repeats / once));
+  std::vector<double> slices;
+  for (int r = 0; r < repeats; ++r) {
+    slices.push_back(seconds_of([&] {
+                       for (int i = 0; i < calls; ++i) call();
+                     }) /
+                     calls);
+  }
+  std::sort(slices.begin(), slices.end());
+  Timing t;
+  t.median = slices[slices.size() / 2];
+  t.spread_pct = 100 * (slices.back() - slices.front()) / t.median;
+  return t;
+}
+
+double product_rate(const BenchTrainOptions& options) {
+  constexpr int kRows = 2048, kIn = 512, kOut = 512;
+  ThreadPool pool(options.threads);
+  MemberStore store(1, sizeof(float));
+  Graph graph;
+  const ValueId x = graph.parameter("x", {kRows, kIn}), w = graph.parameter("w", {kOut, kIn});
+  const ValueId y = graph.apply1(Op::kLinear, {}, {x, w});
+  CpuProgram<float> program(graph, store, pool, {y});
+  for (const char* name : {"x", "w"}) {
+    float* p = store.data<float>(name, 0);
+    for (int64_t i = 0; i < store.elements(name); ++i) p[i] = 0.01f * static_cast<float>(i % 97) - 0.5f;
+  }
+  const Timing t = time_calls([&] { program.run(); }, options.seconds / 2, options.repeats);
+  return 2.0 * kRows * kIn * kOut / t.median;
+}
+
+std::string processor_name() {
+  std::ifstream in("/proc/cpuinfo");
+  for (std::string line; std::getline(in, line);) {
+    if (line.rfind("model name", 0) == 0) return line.substr(line.find(':') + 2);
+  }
+  return "unknown processor";
+}
+
+/// The first step's loss of float training against the same batch in double.
+void check_first_step(const CohortShape& shape, const DataSource& data, TrainCohort& cohort, const std::string& work) {
+  const int seqlen = shape.stages[0].seqlen;
+  const MemberState start = cohort.snapshot(0);
+  Model<double> exact(shape.model, shape.batch, seqlen, false);
+  for (const NamedTensor& t : start.weights) exact.set(t.name, std::vector<double>(t.data.begin(), t.data.end()));
+  std::vector<int32_t> tokens(static_cast<size_t>(shape.batch) * static_cast<size_t>(seqlen)), targets(tokens.size());
+  for (int b = 0; b < shape.batch; ++b) {
+    const auto at = static_cast<size_t>(b) * static_cast<size_t>(seqlen), n = static_cast<size_t>(seqlen);
+    data.draw(0, 0, static_cast<uint32_t>(b), std::span(tokens).subspan(at, n), std::span(targets).subspan(at, n));
+  }
+  const double expected = exact.run(tokens, targets);
+  cohort.run(1);
+  const double loss = cohort.read_metrics(0).loss;
+  if (!(std::abs(loss - expected) <= 1e-4 * std::abs(expected))) {
+    throw BenchRefused(work + ": the first step's loss is " + std::to_string(loss) + ", in double precision " + std::to_string(expected));
+  }
+}
+
+struct Work {
+  std::string name, mixer;
+  int n_layers, length, members;
+};
+
+}  // namespace
+
+double train_flop_per_token(const ModelConfig& model, int seqlen) {
+  double weights = 0;
+  for (const ParameterSpec& spec : parameter_specs(model)) {
+    if (spec.shape.rank() == 2 && spec.name != "backbone.embedding.weight") weights += static_cast<double>(spec.shape.size());
+  }
+  if (model.tie_embeddings) weights += static_cast<double>(model.padded_vocab()) * model.d_model;
+  const double L = std::min(model.chunk_size, seqlen), N = model.d_state, P = model.headdim;
+  double head = (L + 1) * (N + P) + (L + 1) * (3 * N + 2 * P);
+  if (seqlen > model.chunk_size) head += 14 * N * P;
+  return 6 * weights + model.n_layers * model.nheads() * head;
+}
+
+BenchTrainReport bench_train(const BenchTrainOptions& options) {
+  const BuildInfo& build = build_info();
+  if (build.build_type != "Release" && build.build_type != "RelWithDebInfo") {
+    throw BenchRefused("this is a " + build.build_type + " build; benchmarks need a Release build (./statelab builds one)");
+  }
+  BenchTrainReport report;
+  report.processor = processor_name();
+  report.compiler = build.compiler;
+  report.build_type = build.build_type;
+  report.commit = build.commit;
+  report.threads = options.threads;
+  report.product_flop_per_s = product_rate(options);
+  TaskConfig task_config;   // parity, profile xlstm, label at the last position
+  const auto task = make_task(task_config);
+  for (const Work& work : {Work{"mamba3, 1 layer, 40 tokens", "mamba3", 1, 41, 1}, Work{"mamba3, 1 layer, 40 tokens, 4 runs", "mamba3", 1, 41, 4},
+                           Work{"mamba2, 1 layer, 40 tokens", "mamba2", 1, 41, 1}, Work{"mamba3, 3 layers, 160 tokens", "mamba3", 3, 161, 1}}) {
+    BenchTrainRow row;
+    row.work = work.name;
+    row.model.mixer = work.mixer;
+    row.model.n_layers = work.n_layers;
+    row.model.vocab_size = task->vocab_size();
+    row.model.pad_vocab_multiple = 16;   // the published timings' vocabulary
+    row.batch = 256;
+    row.seqlen = task->seqlen(work.length);
+    row.members = work.members;
+    CohortShape shape;
+    shape.model = row.model;
+    shape.batch = row.batch;
+    shape.stages = {{1 << 20, row.seqlen}};
+    const std::vector<MemberSettings> members(static_cast<size_t>(work.members));
+    const StageConfig stage{1 << 20, {3, work.length}};
+    const TrainData data(task, {stage}, std::vector<uint32_t>(members.size(), 0));
+    TrainCohort cohort(shape, members, data, options.threads);
+    check_first_step(shape, data, cohort, row.work);
+    row.parameters = cohort.parameter_count();
+    const Timing t = time_calls([&] { cohort.run(1); }, options.seconds, options.repeats);
+    row.step_ms = t.median * 1e3;
+    row.spread_pct = t.spread_pct;
+    row.tokens_per_s = static_cast<double>(row.batch) * row.seqlen * row.members / t.median;
+    row.flop_per_token = train_flop_per_token(row.model, row.seqlen);
+    row.flop_per_s = row.flop_per_token * row.tokens_per_s;
+    row.share_of_product_pct = 100 * row.flop_per_s / report.product_flop_per_s;
+    report.rows.push_back(row);
+  }
+  return report;
+}
+
+}  // namespace statelab

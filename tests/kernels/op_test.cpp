@@ -1,0 +1,295 @@
+// Every op: gradients against central differences of its own forward with a fixed random cotangent, seqlens around chunk
+// and packet borders, unwritten output (buffers start as NaN), and the refusals of its shape rule.
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "kernels/cpu/run_op.h"
+#include "kernels/error.h"
+#include "tests/support/random.h"
+#include "tests/support/tolerance.h"
+
+namespace statelab {
+namespace {
+
+using Arrays = std::vector<OpArray>;
+using testing_support::relative_error;
+using testing_support::uniform;
+
+OpArray random_array(const std::string& text, Shape shape, double low = -1, double high = 1) {
+  auto data = uniform(text, static_cast<size_t>(shape.size()), low, high);
+  return real_array(std::move(shape), std::move(data));
+}
+
+OpArray integer_array(Shape shape, const std::vector<int32_t>& data) {
+  return {{DType::kInt32, std::move(shape)}, {data.begin(), data.end()}, false};
+}
+
+double contract(const OpArray& y, const std::vector<double>& cotangent) {
+  double sum = 0;
+  for (size_t i = 0; i < cotangent.size(); ++i) sum += cotangent[i] * y.data[i];
+  return sum;
+}
+
+/// Fourth-order central differences of <cotangent, output 0> with respect to input `i`.
+std::vector<double> numeric_gradient(Op op, const Attributes& attributes, Arrays in, size_t i, const std::vector<double>& cotangent) {
+  constexpr double h = 2e-4;
+  std::vector<double> out;
+  for (size_t e = 0; e < in[i].data.size(); ++e) {
+    const double x = in[i].data[e];
+    double value[4];
+    const double at[4] = {x + h, x - h, x + 2 * h, x - 2 * h};
+    for (int k = 0; k < 4; ++k) {
+      in[i].data[e] = at[k];
+      value[k] = contract(run_op<double>(op, attributes, in).outputs[0], cotangent);
+    }
+    in[i].data[e] = x;
+    out.push_back((8 * (value[0] - value[1]) - (value[2] - value[3])) / (12 * h));
+  }
+  return out;
+}
+
+struct Case {
+  std::string name;
+  Op forward, backward;
+  Attributes attributes;
+  Arrays in;
+  std::vector<int> wrt;                 ///< inputs with a gradient
+  std::vector<int> gradient_at;         ///< output of the backward op that holds it
+  /// Operands of the backward op from the cotangent, the inputs and the forward outputs.
+  Arrays (*operands)(const OpArray& dy, const Arrays& in, const Arrays& out);
+};
+
+Arrays scan_operands(const OpArray& dy, const Arrays& in, const Arrays& out) {
+  Arrays a = {dy};
+  a.insert(a.end(), in.begin(), in.end());
+  a.insert(a.end(), out.begin() + 1, out.end());
+  return a;
+}
+
+Arrays cotangent_then_inputs(const OpArray& dy, const Arrays& in, const Arrays&) {
+  Arrays a = {dy};
+  a.insert(a.end(), in.begin(), in.end());
+  return a;
+}
+
+Case mamba3_case(const std::string& name, int seqlen, void (*change)(Mamba3ScanAttrs&, Arrays&)) {
+  Mamba3ScanAttrs a;
+  a.nheads = 2, a.headdim = 3, a.d_state = 6, a.nangles = 2, a.chunk_size = 4, a.a_floor = 1e-3;
+  Arrays in(8);
+  const int n = a.nheads;
+  in[1] = random_array(name + "dt", {n});
+  in[2] = random_array(name + "Bb", {n, 1, 6});
+  in[3] = random_array(name + "Cb", {n, 1, 6});
+  in[4] = random_array(name + "Bn", {6}, 0.5, 1.5);
+  in[5] = random_array(name + "Cn", {6}, 0.5, 1.5);
+  in[6] = random_array(name + "D", {n});
+  in[7] = absent_array();
+  change(a, in);
+  in[0] = random_array(name + "proj", {2, seqlen, a.d_proj()}, -1.5, 1.5);
+  Case c{name, Op::kMamba3Scan, Op::kMamba3ScanBwd, a, in, {}, {}, scan_operands};
+  for (int i = 0; i < 8; ++i) {
+    if (in[static_cast<size_t>(i)].absent) continue;
+    c.wrt.push_back(i);
+    c.gradient_at.push_back(i);
+  }
+  return c;
+}
+
+Case mamba2_case(const std::string& name, int seqlen, bool negative, bool chunked, int groups) {
+  Mamba2ScanAttrs a;
+  a.nheads = 2, a.headdim = 3, a.d_state = 5, a.chunk_size = 4;
+  a.negative_eigenvalues = negative, a.chunked = chunked, a.ngroups = groups;
+  const Arrays in = {random_array(name + "proj", {2, seqlen, a.d_proj()}, -1.5, 1.5), random_array(name + "dt", {2}),
+                     random_array(name + "A", {2}), random_array(name + "D", {2}), random_array(name + "norm", {6}, 0.5, 1.5)};
+  return {name, Op::kMamba2Scan, Op::kMamba2ScanBwd, a, in, {0, 1, 2, 3, 4}, {0, 1, 2, 3, 4}, scan_operands};
+}
+
+std::vector<Case> cases() {
+  using A = Mamba3ScanAttrs;
+  std::vector<Case> out;
+  out.push_back({"Embedding", Op::kEmbedding, Op::kEmbeddingBwd, {},
+                 {integer_array({2, 5}, testing_support::integers("e", 10, 4)), random_array("w", {4, 3})}, {1}, {0},
+                 [](const OpArray& dy, const Arrays& in, const Arrays&) { return Arrays{in[0], dy, in[1]}; }});
+  out.push_back({"LinearX", Op::kLinear, Op::kLinearBwdX, {}, {random_array("x", {2, 5, 7}), random_array("w", {3, 7})}, {0}, {0},
+                 [](const OpArray& dy, const Arrays& in, const Arrays&) { return Arrays{dy, in[1]}; }});
+  out.push_back({"LinearW", Op::kLinear, Op::kLinearBwdW, {}, {random_array("x", {2, 5, 7}), random_array("w", {3, 7})}, {1}, {0},
+                 [](const OpArray& dy, const Arrays& in, const Arrays&) { return Arrays{dy, in[0]}; }});
+  out.push_back({"RmsNorm", Op::kRmsNorm, Op::kRmsNormBwd, RmsNormAttrs{}, {random_array("x", {3, 7}), random_array("w", {7})},
+                 {0, 1}, {0, 1}, cotangent_then_inputs});
+  out.push_back({"Swiglu", Op::kSwiglu, Op::kSwigluBwd, {}, {random_array("x", {3, 10}, -3, 3)}, {0}, {0}, cotangent_then_inputs});
+  out.push_back({"CausalConv1d", Op::kCausalConv1d, Op::kCausalConv1dBwd, CausalConv1dAttrs{2, 5, 4},
+                 {random_array("x", {2, 7, 9}), random_array("w", {5, 1, 4}), random_array("b", {5})}, {0, 1, 2}, {0, 1, 2},
+                 cotangent_then_inputs});
+  std::vector<int32_t> targets = testing_support::integers("targets", 12, 4);
+  targets[3] = targets[7] = -1;
+  out.push_back({"CrossEntropy", Op::kCrossEntropy, Op::kCrossEntropyBwd, CrossEntropyAttrs{4},
+                 {random_array("l", {3, 4, 6}, -3, 3), integer_array({3, 4}, targets)}, {0}, {0},
+                 [](const OpArray& dy, const Arrays& in, const Arrays&) { return Arrays{dy, in[0], in[1]}; }});
+  for (int seqlen : {1, 2, 4, 5, 11}) {
+    out.push_back(mamba3_case("Mamba3Seqlen" + std::to_string(seqlen), seqlen, [](A&, Arrays&) {}));
+    out.push_back(mamba2_case("Mamba2Seqlen" + std::to_string(seqlen), seqlen, false, true, 1));
+  }
+  out.push_back(mamba3_case("Mamba3Recurrent", 6, [](A& a, Arrays&) { a.chunked = false; }));
+  out.push_back(mamba3_case("Mamba3RotatesAll", 6, [](A& a, Arrays&) { a.nangles = 3; }));
+  out.push_back(mamba3_case("Mamba3Groups", 6, [](A& a, Arrays&) { a.ngroups = 2; }));
+  out.push_back(mamba3_case("Mamba3StandardRotation", 6, [](A& a, Arrays&) { a.rotation = A::Rotation::kStandard; }));
+  out.push_back(mamba3_case("Mamba3NoRotation", 6, [](A& a, Arrays&) { a.rotation = A::Rotation::kNone; }));
+  out.push_back(mamba3_case("Mamba3Euler", 6, [](A& a, Arrays&) { a.discretization = A::Discretization::kEuler; }));
+  out.push_back(mamba3_case("Mamba3Half", 6, [](A& a, Arrays&) { a.discretization = A::Discretization::kHalf; }));
+  out.push_back(mamba3_case("Mamba3HeavyTail", 6, [](A& a, Arrays&) { a.heavy_tail = true; }));
+  out.push_back(mamba3_case("Mamba3Floor", 6, [](A& a, Arrays&) { a.a_floor = 0.7; }));
+  out.push_back(mamba3_case("Mamba3NoNorm", 6, [](A&, Arrays& in) { in[4] = in[5] = absent_array(); }));
+  out.push_back(mamba3_case("Mamba3NoBias", 6, [](A&, Arrays& in) { in[2] = in[3] = absent_array(); }));
+  out.push_back(mamba3_case("Mamba3OutNorm", 6, [](A&, Arrays& in) { in[7] = random_array("on", {6}, 0.5, 1.5); }));
+  out.push_back(mamba2_case("Mamba2Signed", 6, true, true, 1));
+  out.push_back(mamba2_case("Mamba2SignedRecurrentGroups", 6, true, false, 2));
+  out.push_back(mamba2_case("Mamba2Recurrent", 6, false, false, 1));
+  return out;
+}
+
+class OpGradient : public ::testing::TestWithParam<Case> {};
+
+TEST_P(OpGradient, EqualsCentralDifferencesWithARandomCotangent) {
+  const Case& c = GetParam();
+  const Arrays out = run_op<double>(c.forward, c.attributes, c.in).outputs;
+  for (const OpArray& o : out) {
+    for (double v : o.data) ASSERT_TRUE(std::isfinite(v)) << "an output was not written";
+  }
+  const auto cotangent = uniform(c.name + "cotangent", out[0].data.size());
+  const OpArray dy = real_array(out[0].type.shape, cotangent);
+  const Arrays gradients = run_op<double>(c.backward, c.attributes, c.operands(dy, c.in, out)).outputs;
+  double largest = 1;
+  for (size_t k = 0; k < c.wrt.size(); ++k) {
+    const auto& actual = gradients[static_cast<size_t>(c.gradient_at[k])].data;
+    const auto expected = numeric_gradient(c.forward, c.attributes, c.in, static_cast<size_t>(c.wrt[k]), cotangent);
+    ASSERT_EQ(actual.size(), expected.size());
+    for (double x : expected) largest = std::max(largest, std::abs(x));
+    for (size_t i = 0; i < actual.size(); ++i) {
+      EXPECT_TRUE(std::abs(actual[i] - expected[i]) <= 1e-7 * largest)
+          << c.name << ": input " << c.wrt[k] << " element " << i << ": " << actual[i] << " against " << expected[i];
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Op, OpGradient, ::testing::ValuesIn(cases()), [](const auto& p) { return p.param.name; });
+
+class ScanSeqlen : public ::testing::TestWithParam<int> {};
+
+/// Chunked and recurrent are the same function, in both directions, at any length; float stays near double.
+TEST_P(ScanSeqlen, ChunkedEqualsRecurrentForwardAndBackward) {
+  const int T = GetParam();
+  Mamba3ScanAttrs a;
+  a.nheads = 2, a.headdim = 16, a.d_state = 16, a.nangles = 4;
+  const std::string text = "T" + std::to_string(T);
+  const Arrays in = {random_array(text, {1, T, a.d_proj()}, -1.5, 1.5), random_array("dt", {2}, -3, -2),
+                     random_array("Bb", {2, 1, 16}), random_array("Cb", {2, 1, 16}), random_array("Bn", {16}, .5, 1.5),
+                     random_array("Cn", {16}, .5, 1.5), random_array("D", {2}), absent_array()};
+  const OpArray dy = random_array(text + "dy", {1, T, 32});
+  Mamba2ScanAttrs b;
+  b.nheads = 2, b.headdim = 16, b.d_state = 16;
+  const Arrays in2 = {random_array(text, {1, T, b.d_proj()}, -1.5, 1.5), random_array("dt", {2}, -3, -2), random_array("A", {2}),
+                      random_array("D", {2}), random_array("n", {32}, .5, 1.5)};
+  auto compare = [&](Op forward, Op backward, auto attrs, const Arrays& inputs) {
+    attrs.chunked = false;
+    const Arrays exact = run_op<double>(forward, attrs, inputs).outputs;
+    const Arrays exact_bwd = run_op<double>(backward, attrs, scan_operands(dy, inputs, exact)).outputs;
+    attrs.chunked = true;
+    for (const int chunk : {16, 64}) {
+      attrs.chunk_size = chunk;
+      const Arrays chunked = run_op<double>(forward, attrs, inputs, 2).outputs;
+      EXPECT_LE(relative_error(chunked[0].data, exact[0].data), 1e-12) << "chunk " << chunk;
+      const Arrays bwd = run_op<double>(backward, attrs, scan_operands(dy, inputs, chunked), 2).outputs;
+      for (size_t i = 0; i < bwd.size(); ++i) {
+        EXPECT_LE(relative_error(bwd[i].data, exact_bwd[i].data), 1e-11) << "gradient " << i;
+      }
+      const Arrays single = run_op<float>(forward, attrs, inputs).outputs;
+      EXPECT_LE(relative_error(single[0].data, exact[0].data), 2e-5);
+      const Arrays single_bwd = run_op<float>(backward, attrs, scan_operands(dy, inputs, single)).outputs;
+      EXPECT_LE(relative_error(single_bwd[0].data, exact_bwd[0].data), 1e-4);
+    }
+  };
+  compare(Op::kMamba3Scan, Op::kMamba3ScanBwd, a, in);
+  compare(Op::kMamba2Scan, Op::kMamba2ScanBwd, b, in2);
+}
+
+INSTANTIATE_TEST_SUITE_P(Op, ScanSeqlen, ::testing::Values(1, 2, 31, 32, 33, 63, 65, 129, 151),
+                         [](const auto& p) { return "T" + std::to_string(p.param); });
+
+TEST(Mamba3Scan, FirstTokensDecayAndAngleHaveZeroGradient) {
+  const Case c = mamba3_case("zero", 9, [](Mamba3ScanAttrs&, Arrays&) {});
+  const auto& a = std::get<Mamba3ScanAttrs>(c.attributes);
+  const Arrays out = run_op<double>(c.forward, c.attributes, c.in).outputs;
+  const OpArray dy = random_array("dy", out[0].type.shape);
+  const Arrays d = run_op<double>(c.backward, c.attributes, scan_operands(dy, c.in, out)).outputs;
+  const int dd_A = 2 * a.d_inner() + 2 * a.d_state + a.nheads, ang = dd_A + 2 * a.nheads;
+  for (int b = 0; b < 2; ++b) {
+    const double* first = &d[0].data[static_cast<size_t>(b * 9 * a.d_proj())];
+    for (int h = 0; h < a.nheads; ++h) EXPECT_EQ(first[dd_A + h], 0);
+    for (int j = 0; j < a.nangles; ++j) EXPECT_NEAR(first[ang + j], 0, 1e-13);
+  }
+}
+
+TEST(Mamba3Scan, NegatedAnglesWithSwappedPairsLeaveTheOutputUnchanged) {
+  Case c = mamba3_case("swap", 7, [](Mamba3ScanAttrs&, Arrays&) {});
+  const auto& a = std::get<Mamba3ScanAttrs>(c.attributes);
+  const auto y = run_op<double>(c.forward, c.attributes, c.in).outputs[0].data;
+  auto swap_pairs = [&](double* p) {
+    for (int j = 0; j < a.nangles; ++j) std::swap(p[2 * j], p[2 * j + 1]);
+  };
+  const int B = 2 * a.d_inner(), ang = a.d_proj() - a.nangles;
+  for (int r = 0; r < 2 * 7; ++r) {
+    double* p = &c.in[0].data[static_cast<size_t>(r * a.d_proj())];
+    swap_pairs(p + B);
+    swap_pairs(p + B + a.d_state);
+    for (int j = 0; j < a.nangles; ++j) p[ang + j] = -p[ang + j];
+  }
+  for (size_t i : {2, 3}) {
+    for (int h = 0; h < a.nheads; ++h) swap_pairs(&c.in[i].data[static_cast<size_t>(h * a.d_state)]);
+  }
+  for (size_t i : {4, 5}) swap_pairs(c.in[i].data.data());
+  EXPECT_LE(relative_error(run_op<double>(c.forward, c.attributes, c.in).outputs[0].data, y), 1e-13);
+}
+
+TEST(Mamba3Scan, AnglesStayWrappedAndAccurateOver65536Tokens) {
+  Mamba3ScanAttrs a;
+  a.nheads = 1, a.headdim = 1, a.d_state = 4, a.nangles = 1;
+  const int T = 65536;
+  std::vector<double> proj(static_cast<size_t>(T) * static_cast<size_t>(a.d_proj()), 0.25);
+  for (int t = 0; t < T; ++t) proj[static_cast<size_t>(t * a.d_proj() + a.d_proj() - 1)] = 0.3 * std::sin(0.1 * t) + 0.4;
+  const Arrays in = {real_array({1, T, a.d_proj()}, proj), real_array({1}, {0.5}), absent_array(), absent_array(), absent_array(),
+                     absent_array(), real_array({1}, {1}), absent_array()};
+  const auto exact = run_op<double>(Op::kMamba3Scan, a, in).outputs[2].data;
+  const auto single = run_op<float>(Op::kMamba3Scan, a, in).outputs[2].data;
+  double worst = 0;
+  for (size_t i = 0; i < exact.size(); ++i) {
+    ASSERT_LE(std::abs(single[i]), 3.1415928);
+    worst = std::max(worst, std::abs(std::remainder(single[i] - exact[i], 2 * 3.14159265358979)));
+  }
+  EXPECT_LE(worst, 0.02);   // half an ulp of pi a token, were they all of one sign, is 0.008; the summands' own errors come on top
+}
+
+TEST(Op, ShapeRulesRefuseWithTheActualShapes) {
+  auto message = [](Op op, const Attributes& attributes, const Arrays& in) -> std::string {
+    try {
+      run_op<double>(op, attributes, in);
+    } catch (const ShapeError& e) {
+      return e.what();
+    }
+    return "";
+  };
+  const OpArray x = random_array("x", {2, 3, 7});
+  EXPECT_EQ(message(Op::kAdd, {}, {x, random_array("y", {2, 3, 6})}), "[add] b must be (2, 3, 7), is (2, 3, 6)");
+  EXPECT_EQ(message(Op::kRmsNorm, RmsNormAttrs{}, {x, random_array("w", {6})}), "[rms_norm] weight must be (7), is (6)");
+  EXPECT_EQ(message(Op::kSwiglu, {}, {x}), "[swiglu] the last axis holds value and gate and must be even, is (2, 3, 7)");
+  EXPECT_EQ(message(Op::kCausalConv1d, CausalConv1dAttrs{5, 3, 4}, {x, x, x}), "[causal_conv1d] channels 5..8 exceed x (2, 3, 7)");
+  EXPECT_EQ(message(Op::kEmbedding, {}, {x, x}), "[embedding] tokens must be integers (batch, seqlen), is (2, 3, 7)");
+  EXPECT_EQ(message(Op::kCrossEntropy, CrossEntropyAttrs{9}, {x, x}),
+            "[cross_entropy] logits must be (batch, seqlen, >= 9), is (2, 3, 7)");
+  Mamba3ScanAttrs a;
+  a.ngroups = 2;
+  EXPECT_EQ(message(Op::kMamba3Scan, a, {x, x, x, x, x, x, x, x}), "[mamba3_scan] ngroups must divide nheads: 2 and 1");
+}
+
+}  // namespace
+}  // namespace statelab
