@@ -1,4 +1,5 @@
-// What a task is: the resolved `task:` block of a run. Plain data; make_task() says what is impossible.
+// What a task is: the resolved `task:` block of a run. Plain data; make_task() says what is
+// impossible.
 #pragma once
 
 #include <string>
@@ -6,13 +7,14 @@
 
 namespace statelab {
 
-/// A user's own automaton (YAML `task.automaton`): states and symbols are names; transitions[state][symbol] = next state.
+/// A user's own automaton (YAML `task.automaton`): states and symbols are names;
+/// transitions[state][symbol] = next state.
 struct AutomatonConfig {
   std::vector<std::string> states;
   std::vector<std::string> symbols;
   std::vector<std::vector<int>> transitions;  ///< (states, symbols), -1 = missing
   int start = 0;
-  std::vector<std::string> outputs;           ///< one per state, the label to predict; empty = the state itself
+  std::vector<std::string> outputs;  ///< one per state, what to predict; empty = the state itself
 };
 
 /// A user's own group (YAML `task.group`): exactly one of the two is given.
@@ -22,24 +24,25 @@ struct GroupConfig {
   std::vector<std::string> elements;           ///< names, optional
 };
 
-/// Field names, values and defaults are those of the YAML. Unused fields keep their defaults.
+/// Field names, values and defaults are those of the YAML. A field that the task does not read must
+/// keep its default; which ones a task reads: list_tasks().
 struct TaskConfig {
   std::string name = "parity";
-  std::string profile = "xlstm";       ///< whose conventions: xlstm | slice | chomsky | word | liu | fflm
-  std::string supervision = "last";    ///< last: the answer's position; all: the running answer at every position
-  bool bos = false;                    ///< a BOS token before the data (one more position, id = vocabulary's last)
-  int modulus = 5;                     ///< cycle size or arithmetic modulus
-  int max_move = 1;                    ///< cycle navigation: moves 0, +-1 .. +-max_move
-  bool multiplication = true;          ///< arithmetic: whether `*` occurs (brackets: profile decides the default)
-  std::string group;                   ///< word problem: Z_n, D_n, S_n, A_n, products as A4xZ5; see README
-  std::string alphabet = "full";       ///< word problem: full | swaps | le3 | list
-  std::vector<int> alphabet_list;      ///< element indices when alphabet: list
-  int fillers = 1;                     ///< word problem: tokens per element
-  std::string machine;                 ///< liu: name of the automaton, e.g. gridworld
-  int size = 0;                        ///< liu: the automaton's n
-  double ignore_prob = 0.8;            ///< flip-flop language: p_i
-  AutomatonConfig automaton;           ///< name: automaton
-  GroupConfig custom_group;            ///< name: word_problem with an own group
+  std::string profile = "xlstm";     ///< xlstm | slice | chomsky | word | liu | fflm
+  std::string supervision = "last";  ///< last: the answer alone; all: the running answer everywhere
+  bool bos = false;  ///< BOS before the data; id = the vocabulary's last (word: order + 1)
+  int modulus = 5;   ///< cycle size or arithmetic modulus
+  int max_move = 1;  ///< cycle navigation: moves 0, +-1 .. +-max_move
+  bool multiplication = true;      ///< `*` in arithmetic; xlstm's released bracket files say false
+  std::string group;               ///< word problem: Z_n, D_m, S_n, A_n, H3, Q8, products as A4xZ5
+  std::string alphabet = "full";   ///< word problem: full | swaps | le3 | list
+  std::vector<int> alphabet_list;  ///< element indices when alphabet: list
+  int fillers = 1;                 ///< word problem: tokens per element
+  std::string machine;             ///< liu: name of the automaton, e.g. gridworld
+  int size = 0;                    ///< liu: the automaton's n; 0 = the published default
+  double ignore_prob = 0.8;        ///< flip-flop language: p_i
+  AutomatonConfig automaton;       ///< name: automaton
+  GroupConfig custom_group;        ///< name: word_problem with an own group
 };
 
 }  // namespace statelab
