@@ -1,7 +1,8 @@
 // One step of AdamW with clipping by the global norm, as its equations read:
-//   g <- g min(1, clip / (|g| + 1e-6));  w <- w (1 - lr decay);  m <- b1 m + (1 - b1) g;  v <- b2 v + (1 - b2) g^2
-//   w <- w - lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps),   t = 1, 2, ...
-// Source: Loshchilov and Hutter, "Decoupled weight decay regularization"; PyTorch's clip_grad_norm_ and AdamW.
+//   g <- g min(1, clip / (|g| + 1e-6));  w <- w (1 - lr decay);  m <- b1 m + (1 - b1) g;  v <- b2 v
+//   + (1 - b2) g^2 w <- w - lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps),   t = 1, 2, ...
+// Source: Loshchilov and Hutter, "Decoupled weight decay regularization"; PyTorch's clip_grad_norm_
+// and AdamW.
 #pragma once
 
 #include <algorithm>
@@ -17,8 +18,8 @@ struct AdamWState {
 
 struct AdamWSettings {
   double lr = 1e-3, beta1 = 0.9, beta2 = 0.999, eps = 1e-8, weight_decay = 0.1;
-  double clip_norm = 1;       ///< 0 = no clipping
-  std::vector<bool> decays;   ///< per parameter
+  double clip_norm = 1;      ///< 0 = no clipping
+  std::vector<bool> decays;  ///< per parameter
 };
 
 /// Updates the state by one step; returns the gradient's norm before clipping.
@@ -29,9 +30,11 @@ inline double adamw_step(AdamWState& state, const std::vector<std::vector<double
     for (double g : group) squares += g * g;
   }
   const double norm = std::sqrt(squares);
-  const double clip = settings.clip_norm > 0 ? std::min(1.0, settings.clip_norm / (norm + 1e-6)) : 1.0;
+  const double clip =
+      settings.clip_norm > 0 ? std::min(1.0, settings.clip_norm / (norm + 1e-6)) : 1.0;
   ++state.step;
-  const double c1 = 1 - std::pow(settings.beta1, state.step), c2 = 1 - std::pow(settings.beta2, state.step);
+  const double c1 = 1 - std::pow(settings.beta1, state.step),
+               c2 = 1 - std::pow(settings.beta2, state.step);
   for (std::size_t p = 0; p < gradients.size(); ++p) {
     for (std::size_t i = 0; i < gradients[p].size(); ++i) {
       const double g = clip * gradients[p][i];

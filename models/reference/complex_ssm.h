@@ -1,15 +1,16 @@
 // One complex state-space model, written down four ways (derivation: models/equivalence.md).
 //
-// For one sequence; complex channel j < d_state / 2 sits in the real channels (2j, 2j+1). Step angle
-// phi_t[j] = sign * dt_t pi tanh(ang_t[j]) for j < nangles and 0 beyond; Phi_t = sum_{s<=t} phi_s; lambda, gamma, delta,
-// alpha as in mamba3.h.
-//   (1) literal    h_t = alpha e^{i phi} h_{t-1} + alpha delta e^{i phi} b_{t-1} x_{t-1} + gamma b_t x_t,  y = Re(c^T h),
+// For one sequence; complex channel j < d_state / 2 sits in the real channels (2j, 2j+1). Step
+// angle phi_t[j] = sign * dt_t pi tanh(ang_t[j]) for j < nangles and 0 beyond; Phi_t = sum_{s<=t}
+// phi_s; lambda, gamma, delta, alpha as in mamba3.h.
+//   (1) literal    h_t = alpha e^{i phi} h_{t-1} + alpha delta e^{i phi} b_{t-1} x_{t-1} + gamma
+//   b_t x_t,  y = Re(c^T h),
 //                  b = B0 + i B1,  c = C0 - i C1 (plain transpose)
 //   (2) blocks     the same with R(phi) = [[cos, -sin], [sin, cos]] on each real pair,  y = C^T h
 //   (3) rotated    htil = Rot(-Phi) h: a scan with scalar decay on Rot(-Phi) B and Rot(-Phi) C
 //   (4) chunked    (3) with the scale trick, in blocks of `chunk_size` tokens
-// sign = +1 is the paper's convention; sign = -1 is the code's, where B and C turn by +Phi. All give y (seqlen, headdim)
-// and the last state h (headdim, d_state) in the frame of (1).
+// sign = +1 is the paper's convention; sign = -1 is the code's, where B and C turn by +Phi. All
+// give y (seqlen, headdim) and the last state h (headdim, d_state) in the frame of (1).
 #pragma once
 
 #include <algorithm>
@@ -46,14 +47,17 @@ struct ComplexPair {
   ComplexPair(S r = S(0), S i = S(0)) : re(r), im(i) {}
   S real() const { return re; }
   S imag() const { return im; }
-  friend ComplexPair operator+(const ComplexPair& u, const ComplexPair& v) { return {u.re + v.re, u.im + v.im}; }
+  friend ComplexPair operator+(const ComplexPair& u, const ComplexPair& v) {
+    return {u.re + v.re, u.im + v.im};
+  }
   friend ComplexPair operator*(const ComplexPair& u, const ComplexPair& v) {
     return {u.re * v.re - u.im * v.im, u.re * v.im + u.im * v.re};
   }
   friend ComplexPair operator*(const S& u, const ComplexPair& v) { return {u * v.re, u * v.im}; }
 };
 template <class S>
-using ComplexOver = std::conditional_t<std::is_floating_point_v<S>, std::complex<S>, ComplexPair<S>>;
+using ComplexOver =
+    std::conditional_t<std::is_floating_point_v<S>, std::complex<S>, ComplexPair<S>>;
 
 /// The scalars of one step.
 template <class S>
@@ -100,7 +104,8 @@ SystemOutputs<S> literal_complex(const RotatingSystem<S>& in) {
         Complex& hp = h[std::size_t(p) * J + j];
         Complex next = step.alpha * (turn * hp) + (step.gamma * in.x[std::size_t(t) * P + p]) * b;
         if (t > 0) {
-          next = next + (step.alpha * step.delta * in.x[std::size_t(t - 1) * P + p]) * (turn * channel(in.B, t - 1, 1));
+          next = next + (step.alpha * step.delta * in.x[std::size_t(t - 1) * P + p]) *
+                            (turn * channel(in.B, t - 1, 1));
         }
         hp = next;
         out.y[std::size_t(t) * P + p] += (c * hp).real();
@@ -147,25 +152,27 @@ SystemOutputs<S> block_rotation(const RotatingSystem<S>& in) {
   return out;
 }
 
-/// The rotated scan and what it must not be confused with; all but kInclusive are wrong and serve as negative controls.
+/// The rotated scan and what it must not be confused with; all but kInclusive are wrong and serve
+/// as negative controls.
 enum class PrefixRule {
-  kInclusive,            ///< Phi_t = sum_{s<=t}
-  kExclusive,            ///< Phi_t = sum_{s<t}: the products of the main text's Proposition 3
-  kUnrotatedPrevious,    ///< Rot(-Phi_t) B_{t-1}: the previous term misses its step's rotation
-  kSwappedPair,          ///< pairs of C in the order (2j+1, 2j)
-  kOppositeSign,         ///< +Phi instead of -Phi
+  kInclusive,          ///< Phi_t = sum_{s<=t}
+  kExclusive,          ///< Phi_t = sum_{s<t}: the products of the main text's Proposition 3
+  kUnrotatedPrevious,  ///< Rot(-Phi_t) B_{t-1}: the previous term misses its step's rotation
+  kSwappedPair,        ///< pairs of C in the order (2j+1, 2j)
+  kOppositeSign,       ///< +Phi instead of -Phi
 };
 
 /// B and C in the rotating frame, and what leads back.
 template <class S>
 struct RotatedInputs {
-  std::vector<S> B, C;     ///< Rot(-Phi_t) B_t, Rot(-Phi_t) C_t  (seqlen, d_state)
-  std::vector<S> B_prev;   ///< what the previous term of step t uses (seqlen, d_state), row 0 unused
-  std::vector<S> Phi_last; ///< (nangles)
+  std::vector<S> B, C;    ///< Rot(-Phi_t) B_t, Rot(-Phi_t) C_t  (seqlen, d_state)
+  std::vector<S> B_prev;  ///< what the previous term of step t uses (seqlen, d_state), row 0 unused
+  std::vector<S> Phi_last;  ///< (nangles)
 };
 
 template <class S>
-RotatedInputs<S> rotate_inputs(const RotatingSystem<S>& in, PrefixRule rule = PrefixRule::kInclusive) {
+RotatedInputs<S> rotate_inputs(const RotatingSystem<S>& in,
+                               PrefixRule rule = PrefixRule::kInclusive) {
   const int N = in.d_state;
   RotatedInputs<S> out;
   out.B.resize(in.B.size());
@@ -173,7 +180,8 @@ RotatedInputs<S> rotate_inputs(const RotatingSystem<S>& in, PrefixRule rule = Pr
   out.B_prev.assign(in.B.size(), S(0));
   std::vector<S> Phi(in.nangles, S(0)), minus(in.nangles, S(0)), row(N);
   const auto put = [&](const std::vector<S>& from, int s, std::vector<S>& to, int t) {
-    std::copy(from.begin() + std::ptrdiff_t(s) * N, from.begin() + std::ptrdiff_t(s + 1) * N, row.begin());
+    std::copy(from.begin() + std::ptrdiff_t(s) * N, from.begin() + std::ptrdiff_t(s + 1) * N,
+              row.begin());
     rotate_pairs(row, minus);
     std::copy(row.begin(), row.end(), to.begin() + std::ptrdiff_t(t) * N);
   };
@@ -217,7 +225,8 @@ void turn_state_back(std::vector<S>& state, const std::vector<S>& Phi, int headd
 
 /// (3) Scalar decay on rotated B and C: the RoPE trick.
 template <class S>
-SystemOutputs<S> rotated_scan(const RotatingSystem<S>& in, PrefixRule rule = PrefixRule::kInclusive) {
+SystemOutputs<S> rotated_scan(const RotatingSystem<S>& in,
+                              PrefixRule rule = PrefixRule::kInclusive) {
   const int N = in.d_state, P = in.headdim;
   const RotatedInputs<S> rotated = rotate_inputs(in, rule);
   SystemOutputs<S> out;
@@ -244,7 +253,8 @@ SystemOutputs<S> rotated_scan(const RotatingSystem<S>& in, PrefixRule rule = Pre
   return out;
 }
 
-/// (4) The chunked parallel form: masked products inside a chunk, one state between chunks. s_j = gamma_j + delta_{j+1}.
+/// (4) The chunked parallel form: masked products inside a chunk, one state between chunks. s_j =
+/// gamma_j + delta_{j+1}.
 template <class S>
 SystemOutputs<S> chunked_scan(const RotatingSystem<S>& in, int chunk_size) {
   using std::exp;
@@ -275,10 +285,12 @@ SystemOutputs<S> chunked_scan(const RotatingSystem<S>& in, int chunk_size) {
       const S enter = exp(c[i]);
       for (int p = 0; p < P; ++p) y[p] = enter * dot(&out.state[std::size_t(p) * N], C);
       for (int j = 0; j < i; ++j) {
-        const S weight = exp(c[i] - c[j]) * scale[j] * dot(C, &rotated.B[std::size_t(start + j) * N]);
+        const S weight =
+            exp(c[i] - c[j]) * scale[j] * dot(C, &rotated.B[std::size_t(start + j) * N]);
         for (int p = 0; p < P; ++p) y[p] += weight * in.x[std::size_t(start + j) * P + p];
       }
-      const S own = gamma[i] * dot(&in.C[std::size_t(t) * N], &in.B[std::size_t(t) * N]);  // rotation-free
+      const S own =
+          gamma[i] * dot(&in.C[std::size_t(t) * N], &in.B[std::size_t(t) * N]);  // rotation-free
       for (int p = 0; p < P; ++p) y[p] += own * in.x[std::size_t(t) * P + p];
     }
     const S leave = exp(c[length - 1]);

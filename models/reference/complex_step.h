@@ -1,9 +1,10 @@
-// Derivatives of analytic functions by a complex step: f'(x) = Im f(x + i h) / h, with no subtraction and so no loss of
-// digits; h = 1e-30 makes the truncation error vanish. Exact to rounding, one evaluation per derivative.
-// Source: Squire and Trapp, "Using complex variables to estimate derivatives of real functions", SIAM Review 1998.
+// Derivatives of analytic functions by a complex step: f'(x) = Im f(x + i h) / h, with no
+// subtraction and so no loss of digits; h = 1e-30 makes the truncation error vanish. Exact to
+// rounding, one evaluation per derivative. Source: Squire and Trapp, "Using complex variables to
+// estimate derivatives of real functions", SIAM Review 1998.
 //
-// A function takes its arguments as groups, std::vector<std::vector<S>>, and returns one S; it must be callable for
-// S = std::complex<double> (a generic lambda).
+// A function takes its arguments as groups, std::vector<std::vector<S>>, and returns one S; it must
+// be callable for S = std::complex<double> (a generic lambda).
 #pragma once
 
 #include <complex>
@@ -29,7 +30,8 @@ std::vector<std::vector<S>> lift(const Groups& groups) {
   return out;
 }
 
-/// Gradient of f at `at`, one entry per argument, in the groups' shape. Costs one evaluation per argument.
+/// Gradient of f at `at`, one entry per argument, in the groups' shape. Costs one evaluation per
+/// argument.
 template <class F>
 Groups gradient_by_complex_step(F&& f, const Groups& at) {
   auto z = lift<std::complex<double>>(at);
@@ -48,7 +50,8 @@ Groups gradient_by_complex_step(F&& f, const Groups& at) {
 
 /// d/ds f(at + s * direction) at s = 0, for a direction in one group. Costs one evaluation.
 template <class F>
-double directional_derivative(F&& f, const Groups& at, std::size_t group, const std::vector<double>& direction) {
+double directional_derivative(F&& f, const Groups& at, std::size_t group,
+                              const std::vector<double>& direction) {
   auto z = lift<std::complex<double>>(at);
   for (std::size_t i = 0; i < direction.size(); ++i) {
     z[group][i] = {at[group][i], kComplexStep * direction[i]};

@@ -1,6 +1,7 @@
 // Gated DeltaNet as its equations read. The rule, for one sequence and one head (state S is K x V):
 //   q, k l2-normalised (1e-6 inside the root), beta = beta_max sigmoid(b)
-//   S' = exp(g_t) S_{t-1},  r = v_t - S'^T k_t,  S_t = S' + beta_t k_t r^T,  o_t = K^(-1/2) S_t^T q_t
+//   S' = exp(g_t) S_{t-1},  r = v_t - S'^T k_t,  S_t = S' + beta_t k_t r^T,  o_t = K^(-1/2) S_t^T
+//   q_t
 // so the transition is exp(g)(I - beta k k^T); beta_max = 2 lets its eigenvalue along k reach -1.
 // Source: Yang, Kautz, Hatamizadeh, "Gated Delta Networks"; flash-linear-attention's layer.
 #pragma once
@@ -56,12 +57,15 @@ struct GatedDeltaNetShape {
   double norm_epsilon = kNormEpsilon;
 };
 
-/// The whole mixer with short convolutions and output gate; u and the result (batch, seqlen, d_model).
+/// The whole mixer with short convolutions and output gate; u and the result (batch, seqlen,
+/// d_model).
 template <class S>
-std::vector<S> gated_delta_net_block(const GatedDeltaNetShape& shape, const Parameters<S>& parameters,
-                                     const std::string& prefix, const std::vector<S>& u, int batch, int seqlen) {
+std::vector<S> gated_delta_net_block(const GatedDeltaNetShape& shape,
+                                     const Parameters<S>& parameters, const std::string& prefix,
+                                     const std::vector<S>& u, int batch, int seqlen) {
   using std::exp;
-  const int d = shape.d_model, H = shape.nheads, K = shape.key_dim, V = shape.value_dim, rows = batch * seqlen;
+  const int d = shape.d_model, H = shape.nheads, K = shape.key_dim, V = shape.value_dim,
+            rows = batch * seqlen;
   const auto get = [&](const std::string& name, std::size_t size) -> const std::vector<S>& {
     return parameter(parameters, prefix + name, size);
   };
@@ -75,7 +79,8 @@ std::vector<S> gated_delta_net_block(const GatedDeltaNetShape& shape, const Para
     for (int b = 0; b < batch; ++b) {
       const auto begin = x.begin() + std::ptrdiff_t(b) * seqlen * channels;
       const std::vector<S> one(begin, begin + std::ptrdiff_t(seqlen) * channels);
-      const std::vector<S> conv = causal_conv_silu(one, w.data(), static_cast<const S*>(nullptr), seqlen, channels);
+      const std::vector<S> conv =
+          causal_conv_silu(one, w.data(), static_cast<const S*>(nullptr), seqlen, channels);
       y.insert(y.end(), conv.begin(), conv.end());
     }
     return y;
@@ -103,7 +108,8 @@ std::vector<S> gated_delta_net_block(const GatedDeltaNetShape& shape, const Para
       const std::vector<S> o = gated_delta_rule(in);
       for (int t = 0; t < seqlen; ++t) {
         const std::size_t at = ((std::size_t(b) * seqlen + t) * H + h) * V;
-        gated_rms_norm_before(&o[std::size_t(t) * V], &gate[at], o_norm.data(), V, V, &y[at], shape.norm_epsilon);
+        gated_rms_norm_before(&o[std::size_t(t) * V], &gate[at], o_norm.data(), V, V, &y[at],
+                              shape.norm_epsilon);
       }
     }
   }

@@ -2,11 +2,12 @@
 //
 // The scan, for one sequence and one head (state H is headdim x d_state, * is elementwise):
 //   lambda = sigmoid(trap), gamma = lambda dt, delta = (1 - lambda) dt, alpha = exp(a)
-//   Phi_t  = sum_{s<=t} dt_s pi tanh(ang_s)                               inclusive; pair (2j, 2j+1) turns by +Phi[j]
-//   H_t    = alpha_t H_{t-1} + alpha_t delta_t v_{t-1} khat_{t-1}^T + gamma_t v_t khat_t^T,   khat = Rot(Phi)(k + k_bias)
-//   o_t    = H_t qhat_t + D v_t,                                          qhat = Rot(Phi)(q + q_bias)
-//   y_t    = o_t * silu(z_t)
-// First step: no state and no previous term. Source: Mamba-3 paper (Propositions 2-4), authors' step reference.
+//   Phi_t  = sum_{s<=t} dt_s pi tanh(ang_s)                               inclusive; pair (2j,
+//   2j+1) turns by +Phi[j] H_t    = alpha_t H_{t-1} + alpha_t delta_t v_{t-1} khat_{t-1}^T +
+//   gamma_t v_t khat_t^T,   khat = Rot(Phi)(k + k_bias) o_t    = H_t qhat_t + D v_t, qhat =
+//   Rot(Phi)(q + q_bias) y_t    = o_t * silu(z_t)
+// First step: no state and no previous term. Source: Mamba-3 paper (Propositions 2-4), authors'
+// step reference.
 #pragma once
 
 #include <cmath>
@@ -25,14 +26,16 @@ inline Rotation rotation_named(const std::string& name) {
   if (name == "data_dependent") return Rotation::kDataDependent;
   if (name == "standard") return Rotation::kStandard;
   if (name == "none") return Rotation::kNone;
-  throw std::invalid_argument("[mamba3] rotation must be data_dependent, standard or none, is " + name);
+  throw std::invalid_argument("[mamba3] rotation must be data_dependent, standard or none, is " +
+                              name);
 }
 
 inline Discretization discretization_named(const std::string& name) {
   if (name == "trapezoidal") return Discretization::kTrapezoidal;
   if (name == "euler") return Discretization::kEuler;
   if (name == "half") return Discretization::kHalf;
-  throw std::invalid_argument("[mamba3] discretization must be trapezoidal, euler or half, is " + name);
+  throw std::invalid_argument("[mamba3] discretization must be trapezoidal, euler or half, is " +
+                              name);
 }
 
 /// Rotated angles per head: half of the largest even number of channels in d_state * rope_fraction.
@@ -49,8 +52,8 @@ struct Mamba3Inputs {
   std::vector<S> q_bias, k_bias;  ///< (d_state)
   std::vector<S> v;               ///< (seqlen, headdim)
   std::vector<S> a, dt, trap;     ///< (seqlen): log decay <= 0, step size > 0, logit of lambda
-  std::vector<S> ang;             ///< (seqlen, nangles), before pi tanh; unused unless data dependent
-  std::vector<S> z;               ///< (seqlen, headdim), gate before SiLU
+  std::vector<S> ang;  ///< (seqlen, nangles), before pi tanh; unused unless data dependent
+  std::vector<S> z;    ///< (seqlen, headdim), gate before SiLU
   S D = S(0);
 };
 
@@ -84,8 +87,8 @@ void rotate_pairs(std::vector<S>& x, const std::vector<S>& phi) {
 
 /// The three-term recurrence above. `first`: state to continue from, or null.
 template <class S>
-Mamba3Outputs<S> mamba3_scan(const Mamba3Inputs<S>& in, Rotation rotation, Discretization discretization,
-                             const Mamba3Carry<S>* first = nullptr) {
+Mamba3Outputs<S> mamba3_scan(const Mamba3Inputs<S>& in, Rotation rotation,
+                             Discretization discretization, const Mamba3Carry<S>* first = nullptr) {
   using std::exp;
   using std::tanh;
   const int N = in.d_state, P = in.headdim, n = in.nangles;
@@ -109,8 +112,10 @@ Mamba3Outputs<S> mamba3_scan(const Mamba3Inputs<S>& in, Rotation rotation, Discr
     const S gamma = lambda * dt, delta = (S(1) - lambda) * dt;
 
     for (int j = 0; j < n; ++j) {
-      if (rotation == Rotation::kDataDependent) c.phi[j] += dt * S(kPi) * tanh(in.ang[std::size_t(t) * n + j]);
-      if (rotation == Rotation::kStandard) c.phi[j] = S((c.position + t) * std::pow(10000.0, -double(j) / n));
+      if (rotation == Rotation::kDataDependent)
+        c.phi[j] += dt * S(kPi) * tanh(in.ang[std::size_t(t) * n + j]);
+      if (rotation == Rotation::kStandard)
+        c.phi[j] = S((c.position + t) * std::pow(10000.0, -double(j) / n));
     }
     std::vector<S> khat(N), qhat(N);
     for (int i = 0; i < N; ++i) {
@@ -143,8 +148,14 @@ Mamba3Outputs<S> mamba3_scan(const Mamba3Inputs<S>& in, Rotation rotation, Discr
 struct Mamba3Sizes {
   int H, P, N, G, angles, d_inner, d_conv, d_proj;
   explicit Mamba3Sizes(const ModelConfig& c)
-      : H(c.nheads()), P(c.headdim), N(c.d_state), G(c.ngroups), angles(rotation_angles(N, c.rope_fraction)),
-        d_inner(c.d_inner()), d_conv(d_inner + 2 * G * N), d_proj(d_inner + d_conv + 3 * H + angles) {}
+      : H(c.nheads()),
+        P(c.headdim),
+        N(c.d_state),
+        G(c.ngroups),
+        angles(rotation_angles(N, c.rope_fraction)),
+        d_inner(c.d_inner()),
+        d_conv(d_inner + 2 * G * N),
+        d_proj(d_inner + d_conv + 3 * H + angles) {}
 };
 
 /// Everything between in_proj (and the convolution) and out_proj:
@@ -152,16 +163,19 @@ struct Mamba3Sizes {
 ///   B, C = RMSNorm(B), RMSNorm(C) per group, then biases per head
 ///   dt = softplus(dd_dt + dt_bias),  a = -max(f(dd_A), a_floor) dt,  f = softplus | heavy_tail
 ///   out_norm rms: y = RMS_w(o; per head) * silu(z), otherwise y = o * silu(z)
-/// Shapes: proj (batch, seqlen, d_proj), result (batch, seqlen, d_inner). Parameters are read as prefix + official name.
+/// Shapes: proj (batch, seqlen, d_proj), result (batch, seqlen, d_inner). Parameters are read as
+/// prefix + official name.
 template <class S>
-std::vector<S> mamba3_inner(const ModelConfig& config, const Parameters<S>& parameters, const std::string& prefix,
-                            const std::vector<S>& proj, int batch, int seqlen) {
+std::vector<S> mamba3_inner(const ModelConfig& config, const Parameters<S>& parameters,
+                            const std::string& prefix, const std::vector<S>& proj, int batch,
+                            int seqlen) {
   const Mamba3Sizes size(config);
   const int H = size.H, P = size.P, N = size.N, d_inner = size.d_inner, d_bc = size.G * N;
   const Rotation rotation = rotation_named(config.rotation);
   const Discretization discretization = discretization_named(config.discretization);
   if (config.a_activation != "softplus" && config.a_activation != "heavy_tail") {
-    throw std::invalid_argument("[mamba3] a_activation must be softplus or heavy_tail, is " + config.a_activation);
+    throw std::invalid_argument("[mamba3] a_activation must be softplus or heavy_tail, is " +
+                                config.a_activation);
   }
   const auto get = [&](const char* name, std::size_t elements) -> const std::vector<S>& {
     return parameter(parameters, prefix + name, elements);
@@ -194,7 +208,8 @@ std::vector<S> mamba3_inner(const ModelConfig& config, const Parameters<S>& para
           in.v.push_back(row[d_inner + h * P + p]);
         }
         std::vector<S> B(row + 2 * d_inner + group * N, row + 2 * d_inner + (group + 1) * N);
-        std::vector<S> C(row + 2 * d_inner + d_bc + group * N, row + 2 * d_inner + d_bc + (group + 1) * N);
+        std::vector<S> C(row + 2 * d_inner + d_bc + group * N,
+                         row + 2 * d_inner + d_bc + (group + 1) * N);
         if (config.bc_norm) {
           rms_norm(B.data(), get("B_norm.weight", N).data(), N, B.data());
           rms_norm(C.data(), get("C_norm.weight", N).data(), N, C.data());
@@ -202,7 +217,8 @@ std::vector<S> mamba3_inner(const ModelConfig& config, const Parameters<S>& para
         in.k.insert(in.k.end(), B.begin(), B.end());
         in.q.insert(in.q.end(), C.begin(), C.end());
         const S dt = softplus(S(heads[h] + dt_bias[h]));
-        S magnitude = config.a_activation == "softplus" ? softplus(heads[H + h]) : heavy_tail(heads[H + h]);
+        S magnitude =
+            config.a_activation == "softplus" ? softplus(heads[H + h]) : heavy_tail(heads[H + h]);
         if (real_part(magnitude) < config.a_floor) magnitude = S(config.a_floor);
         in.dt.push_back(dt);
         in.a.push_back(-magnitude * dt);
@@ -224,25 +240,28 @@ std::vector<S> mamba3_inner(const ModelConfig& config, const Parameters<S>& para
   return y;
 }
 
-/// The whole mixer, from the residual stream to the residual stream, with every switch of ModelConfig:
-/// in_proj, [x, B, C] = silu(conv([x, B, C])) where conv is on, mamba3_inner, out_proj. u and the result
-/// (batch, seqlen, d_model).
+/// The whole mixer, from the residual stream to the residual stream, with every switch of
+/// ModelConfig: in_proj, [x, B, C] = silu(conv([x, B, C])) where conv is on, mamba3_inner,
+/// out_proj. u and the result (batch, seqlen, d_model).
 template <class S>
-std::vector<S> mamba3_block(const ModelConfig& config, const Parameters<S>& parameters, const std::string& prefix,
-                            const std::vector<S>& u, int batch, int seqlen) {
+std::vector<S> mamba3_block(const ModelConfig& config, const Parameters<S>& parameters,
+                            const std::string& prefix, const std::vector<S>& u, int batch,
+                            int seqlen) {
   const Mamba3Sizes size(config);
   const int d = config.d_model;
   const auto get = [&](const char* name, std::size_t elements) -> const std::vector<S>& {
     return parameter(parameters, prefix + name, elements);
   };
-  std::vector<S> proj =
-      linear(u, get("in_proj.weight", std::size_t(size.d_proj) * d), batch * seqlen, d, size.d_proj);
+  std::vector<S> proj = linear(u, get("in_proj.weight", std::size_t(size.d_proj) * d),
+                               batch * seqlen, d, size.d_proj);
   if (config.conv) {
     convolve_columns(proj, get("conv1d.weight", std::size_t(size.d_conv) * kConvWidth),
-                     get("conv1d.bias", size.d_conv), batch, seqlen, size.d_proj, size.d_inner, size.d_conv);
+                     get("conv1d.bias", size.d_conv), batch, seqlen, size.d_proj, size.d_inner,
+                     size.d_conv);
   }
   const std::vector<S> y = mamba3_inner(config, parameters, prefix, proj, batch, seqlen);
-  return linear(y, get("out_proj.weight", std::size_t(d) * size.d_inner), batch * seqlen, size.d_inner, d);
+  return linear(y, get("out_proj.weight", std::size_t(d) * size.d_inner), batch * seqlen,
+                size.d_inner, d);
 }
 
 }  // namespace statelab::reference

@@ -1,6 +1,8 @@
-// The same equivalence for rotations that do not commute: any orthogonal R_t, with P_t = R_t P_{t-1}, P_{-1} = I.
-//   literal  h_t    = alpha R_t h_{t-1} + alpha delta R_t B_{t-1} x_{t-1} + gamma B_t x_t,                   y = C^T h
-//   prefix   htil_t = alpha htil_{t-1} + alpha delta (P_{t-1}^T B_{t-1}) x_{t-1} + gamma (P_t^T B_t) x_t,    y = (P_t^T C)^T htil
+// The same equivalence for rotations that do not commute: any orthogonal R_t, with P_t = R_t
+// P_{t-1}, P_{-1} = I.
+//   literal  h_t    = alpha R_t h_{t-1} + alpha delta R_t B_{t-1} x_{t-1} + gamma B_t x_t, y = C^T
+//   h prefix   htil_t = alpha htil_{t-1} + alpha delta (P_{t-1}^T B_{t-1}) x_{t-1} + gamma (P_t^T
+//   B_t) x_t,    y = (P_t^T C)^T htil
 // with htil_t = P_t^T h_t, because P_t^T R_t = P_{t-1}^T. New factors stand on the left of P.
 #pragma once
 
@@ -50,7 +52,8 @@ std::vector<S> literal_orthogonal(const OrthogonalSystem<S>& in) {
 
 /// y (seqlen) by prefix products.
 template <class S>
-std::vector<S> prefix_orthogonal(const OrthogonalSystem<S>& in, ProductOrder order = ProductOrder::kLeft) {
+std::vector<S> prefix_orthogonal(const OrthogonalSystem<S>& in,
+                                 ProductOrder order = ProductOrder::kLeft) {
   const int N = in.d_state;
   std::vector<S> P(std::size_t(N) * N, S(0)), htil(N, S(0)), y;
   for (int i = 0; i < N; ++i) P[std::size_t(i) * N + i] = S(1);
@@ -58,7 +61,8 @@ std::vector<S> prefix_orthogonal(const OrthogonalSystem<S>& in, ProductOrder ord
     std::vector<S> product(std::size_t(N) * N, S(0));
     for (int i = 0; i < N; ++i) {
       for (int k = 0; k < N; ++k) {
-        for (int j = 0; j < N; ++j) product[std::size_t(i) * N + j] += left[i * N + k] * right[k * N + j];
+        for (int j = 0; j < N; ++j)
+          product[std::size_t(i) * N + j] += left[i * N + k] * right[k * N + j];
       }
     }
     return product;

@@ -1,4 +1,5 @@
-// The layers around a mixer as plain loops: linear maps, norms, the short convolution, SwiGLU and the loss.
+// The layers around a mixer as plain loops: linear maps, norms, the short convolution, SwiGLU and
+// the loss.
 //
 // Arrays are row-major std::vector or pointers. "rows" counts everything in front of the last axis.
 #pragma once
@@ -21,14 +22,17 @@ inline constexpr int kConvWidth = 4;
 template <class S>
 using Parameters = std::map<std::string, std::vector<S>>;
 
-/// The parameter called `name`, which must have `size` elements. Throws std::invalid_argument with both sizes.
+/// The parameter called `name`, which must have `size` elements. Throws std::invalid_argument with
+/// both sizes.
 template <class S>
-const std::vector<S>& parameter(const Parameters<S>& parameters, const std::string& name, std::size_t size) {
+const std::vector<S>& parameter(const Parameters<S>& parameters, const std::string& name,
+                                std::size_t size) {
   const auto it = parameters.find(name);
-  if (it == parameters.end()) throw std::invalid_argument("[reference] parameter " + name + " is missing");
+  if (it == parameters.end())
+    throw std::invalid_argument("[reference] parameter " + name + " is missing");
   if (it->second.size() != size) {
-    throw std::invalid_argument("[reference] parameter " + name + " needs " + std::to_string(size) + " elements, has " +
-                                std::to_string(it->second.size()));
+    throw std::invalid_argument("[reference] parameter " + name + " needs " + std::to_string(size) +
+                                " elements, has " + std::to_string(it->second.size()));
   }
   return it->second;
 }
@@ -59,13 +63,15 @@ void rms_norm(const S* x, const S* w, int n, S* y, double eps = kNormEpsilon) {
 
 /// Statistics over consecutive groups of group_size channels; the weight stays per channel.
 template <class S>
-void grouped_rms_norm(const S* x, const S* w, int n, int group_size, S* y, double eps = kNormEpsilon) {
+void grouped_rms_norm(const S* x, const S* w, int n, int group_size, S* y,
+                      double eps = kNormEpsilon) {
   for (int g = 0; g < n; g += group_size) rms_norm(x + g, w + g, group_size, y + g, eps);
 }
 
 /// y = RMS_w(x * silu(z)): the gate first (norm_before_gate = False).
 template <class S>
-void gated_rms_norm_after(const S* x, const S* z, const S* w, int n, int group_size, S* y, double eps = kNormEpsilon) {
+void gated_rms_norm_after(const S* x, const S* z, const S* w, int n, int group_size, S* y,
+                          double eps = kNormEpsilon) {
   std::vector<S> gated(n);
   for (int i = 0; i < n; ++i) gated[i] = x[i] * silu(z[i]);
   grouped_rms_norm(gated.data(), w, n, group_size, y, eps);
@@ -73,7 +79,8 @@ void gated_rms_norm_after(const S* x, const S* z, const S* w, int n, int group_s
 
 /// y = RMS_w(x) * silu(z): the norm first (norm_before_gate = True).
 template <class S>
-void gated_rms_norm_before(const S* x, const S* z, const S* w, int n, int group_size, S* y, double eps = kNormEpsilon) {
+void gated_rms_norm_before(const S* x, const S* z, const S* w, int n, int group_size, S* y,
+                           double eps = kNormEpsilon) {
   std::vector<S> normed(n);
   grouped_rms_norm(x, w, n, group_size, normed.data(), eps);
   for (int i = 0; i < n; ++i) y[i] = normed[i] * silu(z[i]);
@@ -90,10 +97,12 @@ void l2_norm(const S* x, int n, S* y, double eps = 1e-6) {
 }
 
 /// Depthwise causal convolution of one sequence, then SiLU:
-///   y[t, c] = silu(b_c + sum_j w[c, j] x[t - 3 + j, c]),  x[<0] = 0;   x, y (seqlen, channels), w (channels, 1, 4).
+///   y[t, c] = silu(b_c + sum_j w[c, j] x[t - 3 + j, c]),  x[<0] = 0;   x, y (seqlen, channels), w
+///   (channels, 1, 4).
 /// `bias` may be null.
 template <class S>
-std::vector<S> causal_conv_silu(const std::vector<S>& x, const S* w, const S* bias, int seqlen, int channels) {
+std::vector<S> causal_conv_silu(const std::vector<S>& x, const S* w, const S* bias, int seqlen,
+                                int channels) {
   std::vector<S> y(x.size());
   for (int t = 0; t < seqlen; ++t) {
     for (int c = 0; c < channels; ++c) {
@@ -108,10 +117,11 @@ std::vector<S> causal_conv_silu(const std::vector<S>& x, const S* w, const S* bi
   return y;
 }
 
-/// causal_conv_silu on columns [begin, begin + channels) of x (batch, seqlen, width), in place; the others stay.
+/// causal_conv_silu on columns [begin, begin + channels) of x (batch, seqlen, width), in place; the
+/// others stay.
 template <class S>
-void convolve_columns(std::vector<S>& x, const std::vector<S>& w, const std::vector<S>& bias, int batch, int seqlen,
-                      int width, int begin, int channels) {
+void convolve_columns(std::vector<S>& x, const std::vector<S>& w, const std::vector<S>& bias,
+                      int batch, int seqlen, int width, int begin, int channels) {
   for (int b = 0; b < batch; ++b) {
     std::vector<S> part;
     for (int t = 0; t < seqlen; ++t) {
@@ -127,28 +137,33 @@ void convolve_columns(std::vector<S>& x, const std::vector<S>& w, const std::vec
   }
 }
 
-/// SwiGLU: fc1 (2F, d) gives the value u (first F rows) and the gate g; y = (u * silu(g)) fc2^T, fc2 (d, F).
+/// SwiGLU: fc1 (2F, d) gives the value u (first F rows) and the gate g; y = (u * silu(g)) fc2^T,
+/// fc2 (d, F).
 template <class S>
-std::vector<S> swiglu(const std::vector<S>& x, const std::vector<S>& fc1, const std::vector<S>& fc2, int rows, int d) {
+std::vector<S> swiglu(const std::vector<S>& x, const std::vector<S>& fc1, const std::vector<S>& fc2,
+                      int rows, int d) {
   const int F = static_cast<int>(fc2.size() / std::size_t(d));
   if (fc1.size() != std::size_t(2) * F * d) {
-    throw std::invalid_argument("[reference] swiglu: fc1 needs " + std::to_string(std::size_t(2) * F * d) +
-                                " elements, has " + std::to_string(fc1.size()));
+    throw std::invalid_argument("[reference] swiglu: fc1 needs " +
+                                std::to_string(std::size_t(2) * F * d) + " elements, has " +
+                                std::to_string(fc1.size()));
   }
   const std::vector<S> both = linear(x, fc1, rows, d, 2 * F);
   std::vector<S> m(std::size_t(rows) * F);
   for (int r = 0; r < rows; ++r) {
     for (int i = 0; i < F; ++i) {
-      m[std::size_t(r) * F + i] = both[std::size_t(r) * 2 * F + i] * silu(both[std::size_t(r) * 2 * F + F + i]);
+      m[std::size_t(r) * F + i] =
+          both[std::size_t(r) * 2 * F + i] * silu(both[std::size_t(r) * 2 * F + F + i]);
     }
   }
   return linear(m, fc2, rows, F, d);
 }
 
-/// Mean over supervised rows (target >= 0) of logsumexp(logits) - logits[target] over the first `classes` columns; the
-/// rest is padding. logits (rows, columns). No supervised row: 0.
+/// Mean over supervised rows (target >= 0) of logsumexp(logits) - logits[target] over the first
+/// `classes` columns; the rest is padding. logits (rows, columns). No supervised row: 0.
 template <class S>
-S masked_cross_entropy(const std::vector<S>& logits, const std::vector<int32_t>& targets, int columns, int classes) {
+S masked_cross_entropy(const std::vector<S>& logits, const std::vector<int32_t>& targets,
+                       int columns, int classes) {
   using std::exp;
   using std::log;
   S sum(0);

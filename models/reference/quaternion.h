@@ -1,9 +1,12 @@
-// Rotations of four channels by unit quaternions: the smallest ones that do not commute (SU(2), acting on the left).
+// Rotations of four channels by unit quaternions: the smallest ones that do not commute (SU(2),
+// acting on the left).
 //
-// Channels 4b..4b+3 hold (w, x, y, z) of one quaternion. Code convention, as for plane rotations with +Phi:
-//   s_t = exp(axis_t),  g_t = g_{t-1} s_t (new factor on the RIGHT),  khat = g k',  qhat = g q'  (Hamilton products)
-// and the scan of mamba3.h. It equals the literal recurrence that multiplies the state by conj(s_t) on the left.
-// axis = (phi, 0, 0) turns the planes (0, 1) and (2, 3) by +phi.
+// Channels 4b..4b+3 hold (w, x, y, z) of one quaternion. Code convention, as for plane rotations
+// with +Phi:
+//   s_t = exp(axis_t),  g_t = g_{t-1} s_t (new factor on the RIGHT),  khat = g k',  qhat = g q'
+//   (Hamilton products)
+// and the scan of mamba3.h. It equals the literal recurrence that multiplies the state by conj(s_t)
+// on the left. axis = (phi, 0, 0) turns the planes (0, 1) and (2, 3) by +phi.
 #pragma once
 
 #include <cmath>
@@ -17,13 +20,17 @@ template <class S>
 struct Quaternion {
   S w{}, x{}, y{}, z{};
   friend Quaternion operator*(const Quaternion& p, const Quaternion& q) {
-    return {p.w * q.w - p.x * q.x - p.y * q.y - p.z * q.z, p.w * q.x + p.x * q.w + p.y * q.z - p.z * q.y,
-            p.w * q.y - p.x * q.z + p.y * q.w + p.z * q.x, p.w * q.z + p.x * q.y - p.y * q.x + p.z * q.w};
+    return {p.w * q.w - p.x * q.x - p.y * q.y - p.z * q.z,
+            p.w * q.x + p.x * q.w + p.y * q.z - p.z * q.y,
+            p.w * q.y - p.x * q.z + p.y * q.w + p.z * q.x,
+            p.w * q.z + p.x * q.y - p.y * q.x + p.z * q.w};
   }
   friend Quaternion operator+(const Quaternion& p, const Quaternion& q) {
     return {p.w + q.w, p.x + q.x, p.y + q.y, p.z + q.z};
   }
-  friend Quaternion operator*(const S& c, const Quaternion& q) { return {c * q.w, c * q.x, c * q.y, c * q.z}; }
+  friend Quaternion operator*(const S& c, const Quaternion& q) {
+    return {c * q.w, c * q.x, c * q.y, c * q.z};
+  }
 };
 
 template <class S>
@@ -53,7 +60,8 @@ void exponential_factors(const S& r2, S& sinc, S& slope, S& cosine) {
 template <class S>
 Quaternion<S> quaternion_exp(const S* axis) {
   S sinc, slope, cosine;
-  exponential_factors(S(axis[0] * axis[0] + axis[1] * axis[1] + axis[2] * axis[2]), sinc, slope, cosine);
+  exponential_factors(S(axis[0] * axis[0] + axis[1] * axis[1] + axis[2] * axis[2]), sinc, slope,
+                      cosine);
   return {cosine, sinc * axis[0], sinc * axis[1], sinc * axis[2]};
 }
 
@@ -72,9 +80,9 @@ struct QuaternionInputs {
 template <class S>
 struct QuaternionOutputs {
   std::vector<S> o;
-  std::vector<S> khat, qhat;               ///< (seqlen, d_state)
-  std::vector<Quaternion<S>> g;            ///< (seqlen, blocks)
-  std::vector<S> lookahead;                ///< G_t = H_t + delta_{t+1} v_t khat_t^T  (seqlen, headdim, d_state)
+  std::vector<S> khat, qhat;     ///< (seqlen, d_state)
+  std::vector<Quaternion<S>> g;  ///< (seqlen, blocks)
+  std::vector<S> lookahead;  ///< G_t = H_t + delta_{t+1} v_t khat_t^T  (seqlen, headdim, d_state)
 };
 
 /// Which side a new factor of the prefix goes; kLeft is wrong and serves as a negative control.
@@ -82,7 +90,8 @@ enum class PrefixSide { kRight, kLeft };
 
 /// Prefix products and a scan with scalar decay.
 template <class S>
-QuaternionOutputs<S> quaternion_scan(const QuaternionInputs<S>& in, PrefixSide side = PrefixSide::kRight) {
+QuaternionOutputs<S> quaternion_scan(const QuaternionInputs<S>& in,
+                                     PrefixSide side = PrefixSide::kRight) {
   using std::exp;
   const int N = 4 * in.blocks, P = in.headdim, T = in.seqlen;
   QuaternionOutputs<S> out;
@@ -96,10 +105,12 @@ QuaternionOutputs<S> quaternion_scan(const QuaternionInputs<S>& in, PrefixSide s
       const Quaternion<S> s = quaternion_exp(&in.axis[(std::size_t(t) * in.blocks + b) * 3]);
       g[b] = side == PrefixSide::kRight ? g[b] * s : s * g[b];
       out.g.push_back(g[b]);
-      const auto turn = [&](const std::vector<S>& x, const std::vector<S>& bias, std::vector<S>& hat) {
+      const auto turn = [&](const std::vector<S>& x, const std::vector<S>& bias,
+                            std::vector<S>& hat) {
         const std::size_t at = std::size_t(t) * N + 4 * b;
-        const Quaternion<S> r = g[b] * Quaternion<S>{x[at] + bias[4 * b], x[at + 1] + bias[4 * b + 1],
-                                                     x[at + 2] + bias[4 * b + 2], x[at + 3] + bias[4 * b + 3]};
+        const Quaternion<S> r =
+            g[b] * Quaternion<S>{x[at] + bias[4 * b], x[at + 1] + bias[4 * b + 1],
+                                 x[at + 2] + bias[4 * b + 2], x[at + 3] + bias[4 * b + 3]};
         hat[at] = r.w, hat[at + 1] = r.x, hat[at + 2] = r.y, hat[at + 3] = r.z;
       };
       turn(in.k, in.k_bias, out.khat);
@@ -125,7 +136,8 @@ QuaternionOutputs<S> quaternion_scan(const QuaternionInputs<S>& in, PrefixSide s
   return out;
 }
 
-/// The literal recurrence: the state itself is turned by conj(s_t) on the left, B and C stay as they are. o (seqlen, headdim).
+/// The literal recurrence: the state itself is turned by conj(s_t) on the left, B and C stay as
+/// they are. o (seqlen, headdim).
 template <class S>
 std::vector<S> literal_quaternion(const QuaternionInputs<S>& in) {
   using std::exp;
@@ -133,20 +145,23 @@ std::vector<S> literal_quaternion(const QuaternionInputs<S>& in) {
   std::vector<S> o(std::size_t(in.seqlen) * P, S(0));
   std::vector<Quaternion<S>> h(std::size_t(P) * in.blocks, Quaternion<S>{S(0), S(0), S(0), S(0)});
   for (int t = 0; t < in.seqlen; ++t) {
-    const S lambda = sigmoid(in.trap[t]), gamma = lambda * in.dt[t], delta = (S(1) - lambda) * in.dt[t];
+    const S lambda = sigmoid(in.trap[t]), gamma = lambda * in.dt[t],
+            delta = (S(1) - lambda) * in.dt[t];
     const S alpha = exp(in.a[t]);
     for (int b = 0; b < in.blocks; ++b) {
-      const Quaternion<S> r = conjugate(quaternion_exp(&in.axis[(std::size_t(t) * in.blocks + b) * 3]));
+      const Quaternion<S> r =
+          conjugate(quaternion_exp(&in.axis[(std::size_t(t) * in.blocks + b) * 3]));
       const auto biased = [&](const std::vector<S>& x, const std::vector<S>& bias, int s) {
         const std::size_t at = std::size_t(s) * N + 4 * b;
-        return Quaternion<S>{x[at] + bias[4 * b], x[at + 1] + bias[4 * b + 1], x[at + 2] + bias[4 * b + 2],
-                             x[at + 3] + bias[4 * b + 3]};
+        return Quaternion<S>{x[at] + bias[4 * b], x[at + 1] + bias[4 * b + 1],
+                             x[at + 2] + bias[4 * b + 2], x[at + 3] + bias[4 * b + 3]};
       };
       const Quaternion<S> k = biased(in.k, in.k_bias, t), q = biased(in.q, in.q_bias, t);
       for (int p = 0; p < P; ++p) {
         Quaternion<S>& hp = h[std::size_t(p) * in.blocks + b];
         Quaternion<S> u = hp;
-        if (t > 0) u = u + S(delta * in.v[std::size_t(t - 1) * P + p]) * biased(in.k, in.k_bias, t - 1);
+        if (t > 0)
+          u = u + S(delta * in.v[std::size_t(t - 1) * P + p]) * biased(in.k, in.k_bias, t - 1);
         hp = alpha * (r * u) + S(gamma * in.v[std::size_t(t) * P + p]) * k;
         o[std::size_t(t) * P + p] += q.w * hp.w + q.x * hp.x + q.y * hp.y + q.z * hp.z;
       }
@@ -157,14 +172,17 @@ std::vector<S> literal_quaternion(const QuaternionInputs<S>& in) {
 }
 
 /// Gradients of sum(o * do) with respect to every input, in the inputs' shapes.
-/// The scan's adjoint walks back over the lookahead states; a cotangent of g is the quaternion of its four partials.
+/// The scan's adjoint walks back over the lookahead states; a cotangent of g is the quaternion of
+/// its four partials.
 template <class S>
-QuaternionInputs<S> quaternion_scan_backward(const QuaternionInputs<S>& in, const QuaternionOutputs<S>& fwd,
+QuaternionInputs<S> quaternion_scan_backward(const QuaternionInputs<S>& in,
+                                             const QuaternionOutputs<S>& fwd,
                                              const std::vector<S>& d_o) {
   using std::exp;
   const int N = 4 * in.blocks, P = in.headdim, T = in.seqlen;
   QuaternionInputs<S> d = in;
-  for (std::vector<S>* v : {&d.q, &d.k, &d.q_bias, &d.k_bias, &d.v, &d.a, &d.dt, &d.trap, &d.axis}) {
+  for (std::vector<S>* v :
+       {&d.q, &d.k, &d.q_bias, &d.k_bias, &d.v, &d.a, &d.dt, &d.trap, &d.axis}) {
     for (S& x : *v) x = S(0);
   }
   d.D = S(0);
@@ -211,8 +229,8 @@ QuaternionInputs<S> quaternion_scan_backward(const QuaternionInputs<S>& in, cons
       const std::size_t at = std::size_t(t) * N + 4 * b;
       const Quaternion<S> g = fwd.g[std::size_t(t) * in.blocks + b];
       const auto biased = [&](const std::vector<S>& x, const std::vector<S>& bias) {
-        return Quaternion<S>{x[at] + bias[4 * b], x[at + 1] + bias[4 * b + 1], x[at + 2] + bias[4 * b + 2],
-                             x[at + 3] + bias[4 * b + 3]};
+        return Quaternion<S>{x[at] + bias[4 * b], x[at + 1] + bias[4 * b + 1],
+                             x[at + 2] + bias[4 * b + 2], x[at + 3] + bias[4 * b + 3]};
       };
       const Quaternion<S> q = biased(in.q, in.q_bias), k = biased(in.k, in.k_bias);
       const Quaternion<S> dqh = load(&dqhat[4 * b]), dkh = load(&dkhat[4 * b]);
@@ -235,10 +253,13 @@ QuaternionInputs<S> quaternion_scan_backward(const QuaternionInputs<S>& in, cons
       const Quaternion<S> dstep = conjugate(before) * acc[b];
       acc[b] = acc[b] * conjugate(quaternion_exp(axis));
       S sinc, slope, cosine;
-      exponential_factors(S(axis[0] * axis[0] + axis[1] * axis[1] + axis[2] * axis[2]), sinc, slope, cosine);
-      const S along = (dstep.x * axis[0] + dstep.y * axis[1] + dstep.z * axis[2]) * slope - dstep.w * sinc;
+      exponential_factors(S(axis[0] * axis[0] + axis[1] * axis[1] + axis[2] * axis[2]), sinc, slope,
+                          cosine);
+      const S along =
+          (dstep.x * axis[0] + dstep.y * axis[1] + dstep.z * axis[2]) * slope - dstep.w * sinc;
       const S vec[3] = {dstep.x, dstep.y, dstep.z};
-      for (int i = 0; i < 3; ++i) d.axis[(std::size_t(t) * in.blocks + b) * 3 + i] = vec[i] * sinc + axis[i] * along;
+      for (int i = 0; i < 3; ++i)
+        d.axis[(std::size_t(t) * in.blocks + b) * 3 + i] = vec[i] * sinc + axis[i] * along;
     }
   }
   return d;

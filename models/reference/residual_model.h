@@ -1,5 +1,6 @@
 // The whole language model from named parameters: embedding, pre-norm residual layers, head, loss.
-//   h = Embedding[ids];  h += Mixer(RMSNorm(h));  h += MLP(RMSNorm(h)) where there is one;  logits = RMSNorm(h) W_head^T
+//   h = Embedding[ids];  h += Mixer(RMSNorm(h));  h += MLP(RMSNorm(h)) where there is one;  logits
+//   = RMSNorm(h) W_head^T
 // Names are those of the authors' MambaLMHeadModel.
 #pragma once
 
@@ -19,11 +20,13 @@ std::vector<S> model_logits(const ModelConfig& config, const Parameters<S>& para
   const auto& embedding = parameter(parameters, "backbone.embedding.weight", std::size_t(V) * d);
   std::vector<S> h(std::size_t(rows) * d), normed(h.size());
   for (int r = 0; r < rows; ++r) {
-    for (int i = 0; i < d; ++i) h[std::size_t(r) * d + i] = embedding[std::size_t(tokens[r]) * d + i];
+    for (int i = 0; i < d; ++i)
+      h[std::size_t(r) * d + i] = embedding[std::size_t(tokens[r]) * d + i];
   }
   const auto norm_all = [&](const std::string& name) {
     const auto& w = parameter(parameters, name, d);
-    for (int r = 0; r < rows; ++r) rms_norm(&h[std::size_t(r) * d], w.data(), d, &normed[std::size_t(r) * d]);
+    for (int r = 0; r < rows; ++r)
+      rms_norm(&h[std::size_t(r) * d], w.data(), d, &normed[std::size_t(r) * d]);
   };
   const auto add = [&](const std::vector<S>& x) {
     for (std::size_t i = 0; i < h.size(); ++i) h[i] += x[i];
@@ -40,21 +43,25 @@ std::vector<S> model_logits(const ModelConfig& config, const Parameters<S>& para
     }
     if (config.mlp == "swiglu") {
       norm_all(layer + "norm2.weight");
-      add(swiglu(normed, parameters.at(layer + "mlp.fc1.weight"), parameters.at(layer + "mlp.fc2.weight"), rows, d));
+      add(swiglu(normed, parameters.at(layer + "mlp.fc1.weight"),
+                 parameters.at(layer + "mlp.fc2.weight"), rows, d));
     }
   }
   norm_all("backbone.norm_f.weight");
-  const auto& head =
-      config.tie_embeddings ? embedding : parameter(parameters, "lm_head.weight", std::size_t(V) * d);
+  const auto& head = config.tie_embeddings
+                         ? embedding
+                         : parameter(parameters, "lm_head.weight", std::size_t(V) * d);
   return linear(normed, head, rows, d, V);
 }
 
-/// Mean cross entropy over supervised positions (target >= 0); padding of the vocabulary does not compete.
+/// Mean cross entropy over supervised positions (target >= 0); padding of the vocabulary does not
+/// compete.
 template <class S>
-S model_loss(const ModelConfig& config, const Parameters<S>& parameters, const std::vector<int32_t>& tokens,
-             const std::vector<int32_t>& targets, int batch, int seqlen) {
-  return masked_cross_entropy(model_logits(config, parameters, tokens, batch, seqlen), targets, config.padded_vocab(),
-                              config.vocab_size);
+S model_loss(const ModelConfig& config, const Parameters<S>& parameters,
+             const std::vector<int32_t>& tokens, const std::vector<int32_t>& targets, int batch,
+             int seqlen) {
+  return masked_cross_entropy(model_logits(config, parameters, tokens, batch, seqlen), targets,
+                              config.padded_vocab(), config.vocab_size);
 }
 
 }  // namespace statelab::reference

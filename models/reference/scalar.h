@@ -1,8 +1,8 @@
 // The functions of a scalar that the literal recurrences need, for every scalar they run in.
 //
-// A scalar S is float, double, long double, std::complex<double> (complex step) or Var (tape.h). Every function is
-// analytic away from its branch points; a branch looks at the real part only, so a complex step follows the branch of
-// the real number it perturbs.
+// A scalar S is float, double, long double, std::complex<double> (complex step) or Var (tape.h).
+// Every function is analytic away from its branch points; a branch looks at the real part only, so
+// a complex step follows the branch of the real number it perturbs.
 #pragma once
 
 #include <cmath>

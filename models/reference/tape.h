@@ -1,8 +1,9 @@
-// Reverse-mode derivatives of any literal recurrence: a scalar that records what was computed with it.
+// Reverse-mode derivatives of any literal recurrence: a scalar that records what was computed with
+// it.
 //
-// The recurrences are templates over their scalar, so running them on Var gives the whole gradient at a small multiple
-// of the cost of one evaluation, with no derivation by hand that could share a mistake with the ops under test. The tape
-// itself is tested against complex steps.
+// The recurrences are templates over their scalar, so running them on Var gives the whole gradient
+// at a small multiple of the cost of one evaluation, with no derivation by hand that could share a
+// mistake with the ops under test. The tape itself is tested against complex steps.
 #pragma once
 
 #include <cmath>
@@ -39,7 +40,9 @@ struct Var {
 
   Var& operator+=(const Var& o) { return *this = record(value + o.value, node, 1, o.node, 1); }
   Var& operator-=(const Var& o) { return *this = record(value - o.value, node, 1, o.node, -1); }
-  Var& operator*=(const Var& o) { return *this = record(value * o.value, node, o.value, o.node, value); }
+  Var& operator*=(const Var& o) {
+    return *this = record(value * o.value, node, o.value, o.node, value);
+  }
   Var& operator/=(const Var& o) {
     const double q = value / o.value;
     return *this = record(q, node, 1 / o.value, o.node, -q / o.value);
@@ -67,8 +70,11 @@ inline Var sqrt(const Var& x) {
   const double r = std::sqrt(x.value);
   return Var::record(r, x.node, 0.5 / r);
 }
-/// log(1 + x): here the derivative is written out, since Kahan's quotient differentiates badly near 0.
-inline Var log_one_plus(const Var& x) { return Var::record(std::log1p(x.value), x.node, 1 / (1 + x.value)); }
+/// log(1 + x): here the derivative is written out, since Kahan's quotient differentiates badly near
+/// 0.
+inline Var log_one_plus(const Var& x) {
+  return Var::record(std::log1p(x.value), x.node, 1 / (1 + x.value));
+}
 
 /// Records one evaluation; the variables of `at` come first on the tape, in order.
 class Recording {
@@ -89,7 +95,8 @@ class Recording {
 
   std::vector<std::vector<Var>> inputs;
 
-  /// Gradient of sum_i cotangents[i] * outputs[i] with respect to the inputs, in their groups. May be called repeatedly.
+  /// Gradient of sum_i cotangents[i] * outputs[i] with respect to the inputs, in their groups. May
+  /// be called repeatedly.
   Groups gradient(const std::vector<Var>& outputs, const std::vector<double>& cotangents) const {
     std::vector<double> adjoint(nodes_.size(), 0.0);
     for (std::size_t i = 0; i < outputs.size(); ++i) {

@@ -1,4 +1,5 @@
-// Complex step and tape agree with each other and with hand-made derivatives, through every primitive and whole models.
+// Complex step and tape agree with each other and with hand-made derivatives, through every
+// primitive and whole models.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -30,7 +31,8 @@ void expect_same_gradients(const Groups& a, const Groups& b, double tolerance) {
       largest = std::max(largest, std::abs(b[g][i]));
       error = std::max(error, std::abs(a[g][i] - b[g][i]));
     }
-    EXPECT_TRUE(error <= tolerance * largest) << "group " << g << ": " << error << " of " << largest;
+    EXPECT_TRUE(error <= tolerance * largest)
+        << "group " << g << ": " << error << " of " << largest;
   }
 }
 
@@ -43,7 +45,8 @@ TEST(ComplexStep, DifferentiatesElementaryFunctionsExactly) {
   const Groups at = {{0.3, -1.1, 0.7, 2.5}};
   const double t = std::tanh(0.7);
   const Groups expected = {{std::exp(0.3) * std::sin(-1.1),
-                            std::exp(0.3) * std::cos(-1.1) - std::log(2.5) * std::sin(-1.1), (1 - t * t) / 2.5,
+                            std::exp(0.3) * std::cos(-1.1) - std::log(2.5) * std::sin(-1.1),
+                            (1 - t * t) / 2.5,
                             -t / 6.25 + std::cos(-1.1) / 2.5 - 0.5 / std::sqrt(2.5)}};
   expect_same_gradients(reference::gradient_by_complex_step(f, at), expected, 1e-15);
   expect_same_gradients(reference::gradient_by_tape(f, at), expected, 1e-15);
@@ -51,20 +54,26 @@ TEST(ComplexStep, DifferentiatesElementaryFunctionsExactly) {
 
 TEST(ComplexStep, DirectionalDerivativeIsTheGradientAlongIt) {
   const auto f = [](const auto& x) { return x[0][0] * x[1][0] * x[1][0] + x[1][1]; };
-  EXPECT_DOUBLE_EQ(reference::directional_derivative(f, {{2}, {3, 4}}, 1, {0.5, -1}), 2 * 2 * 3 * 0.5 - 1);
+  EXPECT_DOUBLE_EQ(reference::directional_derivative(f, {{2}, {3, 4}}, 1, {0.5, -1}),
+                   2 * 2 * 3 * 0.5 - 1);
 }
 
 TEST(Primitives, ActivationsMatchTheirDerivatives) {
   for (double x : {-30.0, -3.0, -1e-3, 0.0, 1e-3, 2.0, 19.9, 20.1, 40.0}) {
     const double s = 1 / (1 + std::exp(-x));
-    const auto derivative = [x](const auto& f) { return reference::directional_derivative(f, {{x}}, 0, {1}); };
-    EXPECT_NEAR(derivative([](const auto& u) { return reference::softplus(u[0][0]); }), x > 20 ? 1 : s, 1e-15);
-    EXPECT_NEAR(derivative([](const auto& u) { return reference::sigmoid(u[0][0]); }), s * (1 - s), 1e-15);
-    EXPECT_NEAR(derivative([](const auto& u) { return reference::silu(u[0][0]); }), reference::silu_derivative(x),
-                1e-14);
+    const auto derivative = [x](const auto& f) {
+      return reference::directional_derivative(f, {{x}}, 0, {1});
+    };
+    EXPECT_NEAR(derivative([](const auto& u) { return reference::softplus(u[0][0]); }),
+                x > 20 ? 1 : s, 1e-15);
+    EXPECT_NEAR(derivative([](const auto& u) { return reference::sigmoid(u[0][0]); }), s * (1 - s),
+                1e-15);
+    EXPECT_NEAR(derivative([](const auto& u) { return reference::silu(u[0][0]); }),
+                reference::silu_derivative(x), 1e-14);
     EXPECT_NEAR(derivative([](const auto& u) { return reference::heavy_tail(u[0][0]); }),
                 x >= 0 ? 1 : 1 / ((1 - x) * (1 - x)), 1e-15);
-    EXPECT_NEAR(reference::softplus(x), x > 20 ? x : std::log1p(std::exp(x)), 1e-15 * std::max(1.0, std::abs(x)));
+    EXPECT_NEAR(reference::softplus(x), x > 20 ? x : std::log1p(std::exp(x)),
+                1e-15 * std::max(1.0, std::abs(x)));
   }
 }
 
@@ -87,10 +96,13 @@ TEST(Primitives, GateOrderMattersToTheGatedNorm) {
 
 TEST(Primitives, MaskedCrossEntropyAveragesSupervisedPositionsOnly) {
   const std::vector<double> logits = {0, 1, 2, 100, 0, 0, -1, 0, 1};
-  const double first = std::log(1 + std::exp(1) + std::exp(2)) - 1, third = std::log(std::exp(-1) + 1 + std::exp(1)) - 1;
-  EXPECT_NEAR(reference::masked_cross_entropy(logits, {1, -1, 2}, 3, 3), (first + third) / 2, 1e-15);
+  const double first = std::log(1 + std::exp(1) + std::exp(2)) - 1,
+               third = std::log(std::exp(-1) + 1 + std::exp(1)) - 1;
+  EXPECT_NEAR(reference::masked_cross_entropy(logits, {1, -1, 2}, 3, 3), (first + third) / 2,
+              1e-15);
   EXPECT_EQ(reference::masked_cross_entropy(logits, {-1, -1, -1}, 3, 3), 0);
-  EXPECT_NEAR(reference::masked_cross_entropy(logits, {1, -1, -1}, 3, 2), std::log(1 + std::exp(1)) - 1, 1e-15);
+  EXPECT_NEAR(reference::masked_cross_entropy(logits, {1, -1, -1}, 3, 2),
+              std::log(1 + std::exp(1)) - 1, 1e-15);
 }
 
 TEST(Primitives, ConvolutionSeesThreeTokensBackAndNoneAhead) {
@@ -116,7 +128,8 @@ TEST(Reference, AMissingOrMisshapenParameterIsNamed) {
 // Every parameter of a small model as one group, in the map's order.
 std::map<std::string, std::size_t> parameter_sizes(const ModelConfig& c) {
   std::map<std::string, std::size_t> sizes;
-  const std::size_t d = c.d_model, V = c.padded_vocab(), H = c.nheads(), N = c.d_state, bc = c.ngroups * N;
+  const std::size_t d = c.d_model, V = c.padded_vocab(), H = c.nheads(), N = c.d_state,
+                    bc = c.ngroups * N;
   const std::size_t channels = c.d_inner() + 2 * bc;
   sizes["backbone.embedding.weight"] = V * d;
   sizes["backbone.norm_f.weight"] = d;
@@ -166,13 +179,26 @@ class WholeModel : public testing::TestWithParam<int> {};
 ModelConfig variant(int which) {
   ModelConfig c = small_model();
   switch (which) {
-    case 0: break;
-    case 1: c.mlp = "swiglu", c.tie_embeddings = true, c.n_layers = 2; break;
-    case 2: c.conv = true, c.out_norm = "rms", c.ngroups = 2, c.rope_fraction = 1; break;
-    case 3: c.rotation = "standard", c.discretization = "half", c.a_activation = "heavy_tail"; break;
-    case 4: c.rotation = "none", c.discretization = "euler", c.bc_bias = false, c.bc_norm = false; break;
-    case 5: c.mixer = "mamba2", c.ngroups = 2; break;
-    default: c.mixer = "mamba2", c.eigenvalue_min = -1; break;
+    case 0:
+      break;
+    case 1:
+      c.mlp = "swiglu", c.tie_embeddings = true, c.n_layers = 2;
+      break;
+    case 2:
+      c.conv = true, c.out_norm = "rms", c.ngroups = 2, c.rope_fraction = 1;
+      break;
+    case 3:
+      c.rotation = "standard", c.discretization = "half", c.a_activation = "heavy_tail";
+      break;
+    case 4:
+      c.rotation = "none", c.discretization = "euler", c.bc_bias = false, c.bc_norm = false;
+      break;
+    case 5:
+      c.mixer = "mamba2", c.ngroups = 2;
+      break;
+    default:
+      c.mixer = "mamba2", c.eigenvalue_min = -1;
+      break;
   }
   return c;
 }
@@ -188,7 +214,8 @@ TEST_P(WholeModel, TapeAndComplexStepGiveTheSameGradientOfTheLoss) {
       for (double& x : at.back()) x += 1;
     }
   }
-  const std::vector<int32_t> tokens = {0, 1, 2, 2, 1, 1, 0, 2, 0, 1}, targets = {1, -1, 0, 2, 1, -1, -1, 2, 2, 0};
+  const std::vector<int32_t> tokens = {0, 1, 2, 2, 1, 1, 0, 2, 0, 1},
+                             targets = {1, -1, 0, 2, 1, -1, -1, 2, 2, 0};
   const auto loss = [&](const auto& x) {
     using S = typename std::decay_t<decltype(x)>::value_type::value_type;
     reference::Parameters<S> parameters;
@@ -198,10 +225,14 @@ TEST_P(WholeModel, TapeAndComplexStepGiveTheSameGradientOfTheLoss) {
   EXPECT_GT(loss(at), 0.5);
   const Groups by_step = reference::gradient_by_complex_step(loss, at);
   expect_same_gradients(reference::gradient_by_tape(loss, at), by_step, 1e-11);
-  // Switched off means that nothing depends on it: angles matter exactly when the rotation is data dependent.
+  // Switched off means that nothing depends on it: angles matter exactly when the rotation is data
+  // dependent.
   if (config.mixer == "mamba3") {
-    const auto in_proj = std::find(names.begin(), names.end(), "backbone.layers.0.mixer.in_proj.weight") - names.begin();
-    const std::size_t angles = reference::rotation_angles(config.d_state, config.rope_fraction) * config.d_model;
+    const auto in_proj =
+        std::find(names.begin(), names.end(), "backbone.layers.0.mixer.in_proj.weight") -
+        names.begin();
+    const std::size_t angles =
+        reference::rotation_angles(config.d_state, config.rope_fraction) * config.d_model;
     double largest = 0;
     for (std::size_t i = by_step[in_proj].size() - angles; i < by_step[in_proj].size(); ++i) {
       largest = std::max(largest, std::abs(by_step[in_proj][i]));

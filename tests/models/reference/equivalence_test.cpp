@@ -33,7 +33,8 @@ double relative_error(const std::vector<double>& a, const std::vector<double>& b
   return error / largest;
 }
 
-RotatingSystem<double> random_system(int T, int N, int P, int nangles, int sign, Discretization discretization) {
+RotatingSystem<double> random_system(int T, int N, int P, int nangles, int sign,
+                                     Discretization discretization) {
   return {T,
           N,
           P,
@@ -51,12 +52,14 @@ RotatingSystem<double> random_system(int T, int N, int P, int nangles, int sign,
 
 TEST(ComplexSsm, FourFormsAgreeForBothSignsAndRules) {
   for (int sign : {+1, -1}) {
-    for (auto rule : {Discretization::kEuler, Discretization::kTrapezoidal, Discretization::kHalf}) {
+    for (auto rule :
+         {Discretization::kEuler, Discretization::kTrapezoidal, Discretization::kHalf}) {
       for (int nangles : {2, 4}) {
         const auto system = random_system(37, 8, 3, nangles, sign, rule);
         const auto literal = literal_complex(system);
-        for (const auto& other : {block_rotation(system), rotated_scan(system), chunked_scan(system, 8),
-                                  chunked_scan(system, 1), chunked_scan(system, 64)}) {
+        for (const auto& other :
+             {block_rotation(system), rotated_scan(system), chunked_scan(system, 8),
+              chunked_scan(system, 1), chunked_scan(system, 64)}) {
           EXPECT_LE(relative_error(other.y, literal.y), 1e-13);
           EXPECT_LE(relative_error(other.state, literal.state), 1e-13);
         }
@@ -68,16 +71,30 @@ TEST(ComplexSsm, FourFormsAgreeForBothSignsAndRules) {
 TEST(ComplexSsm, WrongPrefixRulesDoNotAgree) {
   const auto system = random_system(37, 8, 3, 4, +1, Discretization::kTrapezoidal);
   const auto literal = literal_complex(system);
-  for (auto rule : {PrefixRule::kExclusive, PrefixRule::kUnrotatedPrevious, PrefixRule::kSwappedPair,
-                    PrefixRule::kOppositeSign}) {
-    EXPECT_GT(relative_error(rotated_scan(system, rule).y, literal.y), 0.05) << static_cast<int>(rule);
+  for (auto rule : {PrefixRule::kExclusive, PrefixRule::kUnrotatedPrevious,
+                    PrefixRule::kSwappedPair, PrefixRule::kOppositeSign}) {
+    EXPECT_GT(relative_error(rotated_scan(system, rule).y, literal.y), 0.05)
+        << static_cast<int>(rule);
   }
 }
 
 TEST(ComplexSsm, CodeSignIsTheMamba3Scan) {
   const auto system = random_system(37, 8, 3, 2, -1, Discretization::kTrapezoidal);
-  Mamba3Inputs<double> in{37, 8, 3, 2, system.C, system.B, std::vector<double>(8, 0.0), std::vector<double>(8, 0.0),
-                          system.x, system.a, system.dt, system.trap, system.ang, {}, 0};
+  Mamba3Inputs<double> in{37,
+                          8,
+                          3,
+                          2,
+                          system.C,
+                          system.B,
+                          std::vector<double>(8, 0.0),
+                          std::vector<double>(8, 0.0),
+                          system.x,
+                          system.a,
+                          system.dt,
+                          system.trap,
+                          system.ang,
+                          {},
+                          0};
   const auto scan = mamba3_scan(in, Rotation::kDataDependent, Discretization::kTrapezoidal);
   EXPECT_LE(relative_error(scan.o, literal_complex(system).y), 1e-13);
   auto other = system;
@@ -95,9 +112,21 @@ TEST(Mamba3Scan, ASplitSequenceWithCarriedStateGivesTheSameOutputs) {
         const auto all = uniform(group, std::size_t(T) * width, lo, hi);
         return std::vector<double>(all.begin() + from * width, all.begin() + to * width);
       };
-      return Mamba3Inputs<double>{to - from, N, P, S, rows(0, N, -1, 1), rows(1, N, -1, 1), uniform(8, N, 0, 1),
-                                  uniform(9, N, 0, 1), rows(2, P, -1, 1), rows(3, 1, -1, 0), rows(4, 1, .1, 1),
-                                  rows(5, 1, -2, 2), rows(6, S, -2, 2), rows(7, P, -2, 2), 0.5};
+      return Mamba3Inputs<double>{to - from,
+                                  N,
+                                  P,
+                                  S,
+                                  rows(0, N, -1, 1),
+                                  rows(1, N, -1, 1),
+                                  uniform(8, N, 0, 1),
+                                  uniform(9, N, 0, 1),
+                                  rows(2, P, -1, 1),
+                                  rows(3, 1, -1, 0),
+                                  rows(4, 1, .1, 1),
+                                  rows(5, 1, -2, 2),
+                                  rows(6, S, -2, 2),
+                                  rows(7, P, -2, 2),
+                                  0.5};
     };
     const auto whole = mamba3_scan(part(0, T), rotation, Discretization::kTrapezoidal);
     const auto head = mamba3_scan(part(0, 4), rotation, Discretization::kTrapezoidal);
@@ -131,15 +160,23 @@ TEST(Mamba3Scan, CarriesParityExactlyWithHandMadeInputs) {
 
 // Orthogonal matrices as products of random Givens rotations in all planes: they do not commute.
 OrthogonalSystem<double> random_orthogonal(int T, int N) {
-  OrthogonalSystem<double> in{T, N, {}, uniform(20, T * N, -1, 1), uniform(21, T * N, -1, 1), uniform(22, T, -1, 1),
-                              uniform(23, T, .7, 1), uniform(24, T, .1, 1), uniform(25, T, .1, 1)};
+  OrthogonalSystem<double> in{T,
+                              N,
+                              {},
+                              uniform(20, T * N, -1, 1),
+                              uniform(21, T * N, -1, 1),
+                              uniform(22, T, -1, 1),
+                              uniform(23, T, .7, 1),
+                              uniform(24, T, .1, 1),
+                              uniform(25, T, .1, 1)};
   const auto angles = uniform(26, std::size_t(T) * N * N, -3, 3);
   for (int t = 0; t < T; ++t) {
     std::vector<double> R(std::size_t(N) * N, 0.0);
     for (int i = 0; i < N; ++i) R[i * N + i] = 1;
     for (int i = 0; i < N; ++i) {
       for (int j = i + 1; j < N; ++j) {
-        const double c = std::cos(angles[(t * N + i) * N + j]), s = std::sin(angles[(t * N + i) * N + j]);
+        const double c = std::cos(angles[(t * N + i) * N + j]),
+                     s = std::sin(angles[(t * N + i) * N + j]);
         for (int k = 0; k < N; ++k) {
           const double u = R[i * N + k], v = R[j * N + k];
           R[i * N + k] = c * u - s * v;
@@ -160,16 +197,28 @@ TEST(OrthogonalSsm, PrefixProductsReproduceTheLiteralRecurrence) {
 TEST(OrthogonalSsm, WrongProductsDoNotAgree) {
   const auto in = random_orthogonal(40, 5);
   const auto literal = literal_orthogonal(in);
-  for (auto order : {ProductOrder::kRight, ProductOrder::kExclusive, ProductOrder::kUnrotatedPrevious}) {
-    EXPECT_GT(relative_error(prefix_orthogonal(in, order), literal), 0.05) << static_cast<int>(order);
+  for (auto order :
+       {ProductOrder::kRight, ProductOrder::kExclusive, ProductOrder::kUnrotatedPrevious}) {
+    EXPECT_GT(relative_error(prefix_orthogonal(in, order), literal), 0.05)
+        << static_cast<int>(order);
   }
 }
 
 QuaternionInputs<double> random_quaternions(int T, int blocks, int P, double axis_scale) {
   const int N = 4 * blocks;
-  return {T, blocks, P, uniform(30, T * N, -1, 1), uniform(31, T * N, -1, 1), uniform(32, N, 0, 1),
-          uniform(33, N, 0, 1), uniform(34, T * P, -1, 1), uniform(35, T, -.3, 0), uniform(36, T, .1, 1),
-          uniform(37, T, -2, 2), uniform(38, std::size_t(T) * blocks * 3, -axis_scale, axis_scale), 0.5};
+  return {T,
+          blocks,
+          P,
+          uniform(30, T * N, -1, 1),
+          uniform(31, T * N, -1, 1),
+          uniform(32, N, 0, 1),
+          uniform(33, N, 0, 1),
+          uniform(34, T * P, -1, 1),
+          uniform(35, T, -.3, 0),
+          uniform(36, T, .1, 1),
+          uniform(37, T, -2, 2),
+          uniform(38, std::size_t(T) * blocks * 3, -axis_scale, axis_scale),
+          0.5};
 }
 
 TEST(QuaternionScan, EqualsTheLiteralRecurrenceAndNotTheOtherSide) {
@@ -192,14 +241,16 @@ TEST(QuaternionScan, AdjointMatchesTheTapeAlsoForTinyAxes) {
     const Groups expected = tape.gradient(quaternion_scan(var).o, d_o);
     const Groups actual = {d.q, d.k, d.q_bias, d.k_bias, d.v, d.a, d.dt, d.trap, d.axis, {d.D}};
     for (std::size_t g = 0; g < actual.size(); ++g) {
-      EXPECT_LE(relative_error(actual[g], expected[g]), 1e-12) << "group " << g << ", axes up to " << scale;
+      EXPECT_LE(relative_error(actual[g], expected[g]), 1e-12)
+          << "group " << g << ", axes up to " << scale;
     }
   }
 }
 
 TEST(QuaternionScan, AnAxisAlongIIsTwoPlaneRotations) {
   auto in = random_quaternions(20, 1, 2, 2);
-  RotatingSystem<double> system{20, 4, 2, 2, -1, Discretization::kTrapezoidal, {}, {}, in.v, in.a, in.dt, in.trap, {}};
+  RotatingSystem<double> system{
+      20, 4, 2, 2, -1, Discretization::kTrapezoidal, {}, {}, in.v, in.a, in.dt, in.trap, {}};
   for (int t = 0; t < 20; ++t) {
     const double phi = in.dt[t] * kPi * std::tanh(in.axis[t * 3]);
     system.ang.insert(system.ang.end(), 2, in.axis[t * 3]);

@@ -43,7 +43,8 @@ inline void expect_gradients(const std::vector<std::vector<double>>& gradients,
   for (std::size_t i = 0; i < golden.size(); ++i) {
     const auto& g = gradients[i];
     const std::string name = golden[i].name;
-    expect_close(std::accumulate(g.begin(), g.end(), 0.0), golden[i].sum, "gradient sum of " + name);
+    expect_close(std::accumulate(g.begin(), g.end(), 0.0), golden[i].sum,
+                 "gradient sum of " + name);
     expect_close(std::sqrt(std::inner_product(g.begin(), g.end(), g.begin(), 0.0)), golden[i].norm,
                  "gradient norm of " + name);
     expect_close(g.at(0), golden[i].first, "first gradient of " + name);

@@ -13,21 +13,32 @@ namespace {
 
 using golden::sine_fill;
 using golden::weighted_sum;
-using reference::Groups;
 using reference::gradient_by_complex_step;
+using reference::Groups;
 
 // Every function takes groups in the order of the golden table.
 const auto mamba3_golden = [](const auto& x) {
   using S = typename std::decay_t<decltype(x)>::value_type::value_type;
-  reference::Mamba3Inputs<S> in{7, 8, 3, 2, x[0], x[1], x[7], x[8], x[2], x[4], x[5], x[6], x[9], x[3], x[10][0]};
-  return reference::mamba3_scan(in, reference::Rotation::kDataDependent, reference::Discretization::kTrapezoidal).y;
+  reference::Mamba3Inputs<S> in{7,    8,    3,    2,    x[0], x[1], x[7],    x[8],
+                                x[2], x[4], x[5], x[6], x[9], x[3], x[10][0]};
+  return reference::mamba3_scan(in, reference::Rotation::kDataDependent,
+                                reference::Discretization::kTrapezoidal)
+      .y;
 };
 
 Groups mamba3_inputs() {
   const int T = 7, N = 8, P = 3;
-  return {sine_fill(.1, T * N),     sine_fill(.2, T * N),      sine_fill(.3, T * P), sine_fill(1.0, T * P),
-          sine_fill(.4, T, .25, -.3), sine_fill(.5, T, .5, .6), sine_fill(.6, T),     sine_fill(.7, N, .3, 1),
-          sine_fill(.8, N, .3, 1),  sine_fill(.9, T * 2),      {0.5}};
+  return {sine_fill(.1, T * N),
+          sine_fill(.2, T * N),
+          sine_fill(.3, T * P),
+          sine_fill(1.0, T * P),
+          sine_fill(.4, T, .25, -.3),
+          sine_fill(.5, T, .5, .6),
+          sine_fill(.6, T),
+          sine_fill(.7, N, .3, 1),
+          sine_fill(.8, N, .3, 1),
+          sine_fill(.9, T * 2),
+          {0.5}};
 }
 
 TEST(Mamba3Scan, ReproducesGoldenOutputs) {
@@ -35,21 +46,27 @@ TEST(Mamba3Scan, ReproducesGoldenOutputs) {
 }
 
 TEST(Mamba3Scan, ReproducesGoldenGradients) {
-  const auto gradients =
-      gradient_by_complex_step([](const auto& x) { return weighted_sum(mamba3_golden(x)); }, mamba3_inputs());
+  const auto gradients = gradient_by_complex_step(
+      [](const auto& x) { return weighted_sum(mamba3_golden(x)); }, mamba3_inputs());
   golden::expect_gradients(gradients, golden::kMamba3ScanGradients);
 }
 
 template <int eigenvalue_min>
 const auto mamba2_golden = [](const auto& x) {
   using S = typename std::decay_t<decltype(x)>::value_type::value_type;
-  reference::Mamba2Inputs<S> in{7, 4, 3, x[0], x[1], x[2], x[3], x[4][0], x[5][0], eigenvalue_min, 1};
+  reference::Mamba2Inputs<S> in{7,    4,       3,       x[0],           x[1], x[2],
+                                x[3], x[4][0], x[5][0], eigenvalue_min, 1};
   return reference::mamba2_scan(in).o;
 };
 
 Groups mamba2_inputs(double A) {
   const int T = 7, N = 4, P = 3;
-  return {sine_fill(.1, T * N), sine_fill(.2, T * N), sine_fill(.3, T * P), sine_fill(.5, T, .5, .6), {A}, {0.5}};
+  return {sine_fill(.1, T * N),
+          sine_fill(.2, T * N),
+          sine_fill(.3, T * P),
+          sine_fill(.5, T, .5, .6),
+          {A},
+          {0.5}};
 }
 
 TEST(Mamba2Scan, ReproducesGoldenOutputsInBothEigenvalueRanges) {
@@ -59,22 +76,26 @@ TEST(Mamba2Scan, ReproducesGoldenOutputsInBothEigenvalueRanges) {
 
 TEST(Mamba2Scan, ReproducesGoldenGradientsInBothEigenvalueRanges) {
   golden::expect_gradients(
-      gradient_by_complex_step([](const auto& x) { return weighted_sum(mamba2_golden<0>(x)); }, mamba2_inputs(-1.25)),
+      gradient_by_complex_step([](const auto& x) { return weighted_sum(mamba2_golden<0>(x)); },
+                               mamba2_inputs(-1.25)),
       golden::kMamba2ScanGradients);
   golden::expect_gradients(
-      gradient_by_complex_step([](const auto& x) { return weighted_sum(mamba2_golden<-1>(x)); }, mamba2_inputs(-2.5)),
+      gradient_by_complex_step([](const auto& x) { return weighted_sum(mamba2_golden<-1>(x)); },
+                               mamba2_inputs(-2.5)),
       golden::kMamba2SignedScanGradients);
 }
 
 template <int beta_max>
 const auto delta_golden = [](const auto& x) {
   using S = typename std::decay_t<decltype(x)>::value_type::value_type;
-  return reference::gated_delta_rule(reference::GatedDeltaInputs<S>{7, 4, 3, x[0], x[1], x[2], x[3], x[4], beta_max});
+  return reference::gated_delta_rule(
+      reference::GatedDeltaInputs<S>{7, 4, 3, x[0], x[1], x[2], x[3], x[4], beta_max});
 };
 
 Groups delta_inputs() {
   const int T = 7, K = 4, V = 3;
-  return {sine_fill(.1, T * K), sine_fill(.2, T * K), sine_fill(.3, T * V), sine_fill(.6, T), sine_fill(.4, T, .25, -.3)};
+  return {sine_fill(.1, T * K), sine_fill(.2, T * K), sine_fill(.3, T * V), sine_fill(.6, T),
+          sine_fill(.4, T, .25, -.3)};
 }
 
 TEST(GatedDeltaRule, ReproducesGoldenOutputsForBothBetaRanges) {
@@ -84,10 +105,12 @@ TEST(GatedDeltaRule, ReproducesGoldenOutputsForBothBetaRanges) {
 
 TEST(GatedDeltaRule, ReproducesGoldenGradientsForBothBetaRanges) {
   golden::expect_gradients(
-      gradient_by_complex_step([](const auto& x) { return weighted_sum(delta_golden<1>(x)); }, delta_inputs()),
+      gradient_by_complex_step([](const auto& x) { return weighted_sum(delta_golden<1>(x)); },
+                               delta_inputs()),
       golden::kGatedDeltaGradients);
   golden::expect_gradients(
-      gradient_by_complex_step([](const auto& x) { return weighted_sum(delta_golden<2>(x)); }, delta_inputs()),
+      gradient_by_complex_step([](const auto& x) { return weighted_sum(delta_golden<2>(x)); },
+                               delta_inputs()),
       golden::kGatedDeltaSignedGradients);
 }
 
@@ -102,16 +125,21 @@ ModelConfig golden_block_config() {
 }
 
 Groups block_inputs() {
-  return {sine_fill(.9, 24),         sine_fill(.1, 160, .8),   sine_fill(.2, 2, .3),
-          sine_fill(.3, 16, .3, 1),  sine_fill(.4, 16, .3, 1), sine_fill(.5, 8, .2, 1),
-          sine_fill(.6, 8, .2, 1),   sine_fill(.7, 2),         sine_fill(.8, 32, .5)};
+  return {sine_fill(.9, 24),        sine_fill(.1, 160, .8),   sine_fill(.2, 2, .3),
+          sine_fill(.3, 16, .3, 1), sine_fill(.4, 16, .3, 1), sine_fill(.5, 8, .2, 1),
+          sine_fill(.6, 8, .2, 1),  sine_fill(.7, 2),         sine_fill(.8, 32, .5)};
 }
 
 const auto block_output = [](const ModelConfig& config, const auto& x) {
   using S = typename std::decay_t<decltype(x)>::value_type::value_type;
-  const reference::Parameters<S> parameters = {
-      {"in_proj.weight", x[1]}, {"dt_bias", x[2]},       {"B_bias", x[3]}, {"C_bias", x[4]},
-      {"B_norm.weight", x[5]},  {"C_norm.weight", x[6]}, {"D", x[7]},      {"out_proj.weight", x[8]}};
+  const reference::Parameters<S> parameters = {{"in_proj.weight", x[1]},
+                                               {"dt_bias", x[2]},
+                                               {"B_bias", x[3]},
+                                               {"C_bias", x[4]},
+                                               {"B_norm.weight", x[5]},
+                                               {"C_norm.weight", x[6]},
+                                               {"D", x[7]},
+                                               {"out_proj.weight", x[8]}};
   return reference::mamba3_block(config, parameters, "", x[0], 1, 6);
 };
 
@@ -120,8 +148,11 @@ TEST(Mamba3Block, ReproducesGoldenOutputs) {
 }
 
 TEST(Mamba3Block, ReproducesGoldenGradients) {
-  const auto loss = [](const auto& x) { return weighted_sum(block_output(golden_block_config(), x)); };
-  golden::expect_gradients(gradient_by_complex_step(loss, block_inputs()), golden::kMamba3BlockGradients);
+  const auto loss = [](const auto& x) {
+    return weighted_sum(block_output(golden_block_config(), x));
+  };
+  golden::expect_gradients(gradient_by_complex_step(loss, block_inputs()),
+                           golden::kMamba3BlockGradients);
 }
 
 TEST(Mamba3Block, ReproducesGoldenOutputsWithSoftplusA) {
@@ -129,8 +160,10 @@ TEST(Mamba3Block, ReproducesGoldenOutputsWithSoftplusA) {
   config.a_activation = "softplus";
   const auto y = block_output(config, block_inputs());
   golden::expect_close(weighted_sum(y), golden::kMamba3BlockSoftplusLoss, "loss");
-  golden::expect_close(std::accumulate(y.begin(), y.end(), 0.0), golden::kMamba3BlockSoftplusSum, "sum");
-  for (int i = 0; i < 3; ++i) golden::expect_close(y[21 + i], golden::kMamba3BlockSoftplusLast[i], "last");
+  golden::expect_close(std::accumulate(y.begin(), y.end(), 0.0), golden::kMamba3BlockSoftplusSum,
+                       "sum");
+  for (int i = 0; i < 3; ++i)
+    golden::expect_close(y[21 + i], golden::kMamba3BlockSoftplusLast[i], "last");
 }
 
 template <class S>
@@ -140,22 +173,29 @@ reference::QuaternionInputs<S> quaternion_from(const std::vector<std::vector<S>>
 
 Groups quaternion_inputs() {
   const int T = 5, N = 8, P = 3;
-  return {sine_fill(.1, T * N),     sine_fill(.2, T * N),    sine_fill(.3, T * P),     sine_fill(.4, T, .25, -.3),
-          sine_fill(.5, T, .5, .6), sine_fill(.6, T),        sine_fill(.7, N, .3, 1),  sine_fill(.8, N, .3, 1),
+  return {sine_fill(.1, T * N),     sine_fill(.2, T * N),
+          sine_fill(.3, T * P),     sine_fill(.4, T, .25, -.3),
+          sine_fill(.5, T, .5, .6), sine_fill(.6, T),
+          sine_fill(.7, N, .3, 1),  sine_fill(.8, N, .3, 1),
           sine_fill(.9, T * 6, .8), {0.5}};
 }
 
 TEST(QuaternionScan, ReproducesGoldenOutputs) {
-  golden::expect_output(reference::quaternion_scan(quaternion_from(quaternion_inputs())).o, golden::kQuaternionScan);
+  golden::expect_output(reference::quaternion_scan(quaternion_from(quaternion_inputs())).o,
+                        golden::kQuaternionScan);
 }
 
 TEST(QuaternionScan, LiteralRecurrenceReproducesGoldenOutputs) {
-  golden::expect_output(reference::literal_quaternion(quaternion_from(quaternion_inputs())), golden::kQuaternionScan);
+  golden::expect_output(reference::literal_quaternion(quaternion_from(quaternion_inputs())),
+                        golden::kQuaternionScan);
 }
 
 TEST(QuaternionScan, ReproducesGoldenGradientsByComplexStepAndByItsAdjoint) {
-  const auto loss = [](const auto& x) { return weighted_sum(reference::quaternion_scan(quaternion_from(x)).o); };
-  golden::expect_gradients(gradient_by_complex_step(loss, quaternion_inputs()), golden::kQuaternionScanGradients);
+  const auto loss = [](const auto& x) {
+    return weighted_sum(reference::quaternion_scan(quaternion_from(x)).o);
+  };
+  golden::expect_gradients(gradient_by_complex_step(loss, quaternion_inputs()),
+                           golden::kQuaternionScanGradients);
 
   const auto in = quaternion_from(quaternion_inputs());
   const auto forward = reference::quaternion_scan(in);

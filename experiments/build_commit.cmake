@@ -1,0 +1,25 @@
+# Writes OUTPUT with the commit of SOURCE and whether its files differ from it; the file is touched only when that changes.
+# cmake -DSOURCE=... -DOUTPUT=... -P build_commit.cmake
+set(commit unknown)
+set(dirty false)
+find_program(GIT git)
+if(GIT)
+  execute_process(COMMAND ${GIT} -C ${SOURCE} rev-parse HEAD OUTPUT_VARIABLE head RESULT_VARIABLE failed
+    OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
+  if(NOT failed)
+    set(commit ${head})
+    execute_process(COMMAND ${GIT} -C ${SOURCE} status --porcelain --untracked-files=no OUTPUT_VARIABLE changes
+      ERROR_QUIET)
+    if(changes)
+      set(dirty true)
+    endif()
+  endif()
+endif()
+set(text "#pragma once\n#define STATELAB_COMMIT \"${commit}\"\n#define STATELAB_DIRTY ${dirty}\n")
+set(old "")
+if(EXISTS ${OUTPUT})
+  file(READ ${OUTPUT} old)
+endif()
+if(NOT text STREQUAL old)
+  file(WRITE ${OUTPUT} "${text}")
+endif()

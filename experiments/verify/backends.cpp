@@ -1,0 +1,260 @@
+// verify backends: every backend and precision against the fp64 engine at the shapes that train,
+// and 50 training steps side by side with a literal optimiser.
+#include <cmath>
+
+#include "experiments/verify/findings.h"
+#include "experiments/verify/model_variants.h"
+#include "experiments/verify/production.h"
+#include "models/cohort.h"
+#include "models/reference/adamw.h"
+#include "models/reference/residual_model.h"
+#include "models/reference/tape.h"
+
+namespace statelab::verify {
+namespace {
+
+using reference::Groups;
+
+constexpr uint32_t kSystem = 1u << 24;
+
+/// Outputs of an op, forward then backward, as one engine computes them.
+struct OpTrace {
+  std::vector<double> values;
+  Groups gradients;
+};
+
+OpTrace trace_scan(const Engine& engine, const ModelConfig& config, int batch, int T,
+                   uint32_t seed) {
+  const bool mamba3 = config.mixer == "mamba3";
+  const Attributes attrs =
+      mamba3 ? Attributes(mamba3_attrs(config)) : Attributes(mamba2_attrs(config));
+  const int width = mamba3 ? mamba3_attrs(config).d_proj() : mamba2_attrs(config).d_proj();
+  const auto draw = [&](uint32_t group, std::size_t size, double lo, double hi) {
+    return uniform_values(seed, kSystem, group, size, lo, hi);
+  };
+  std::vector<OpArray> in = {
+      real_array({batch, T, width}, draw(0, std::size_t(batch) * T * width, -1.5, 1.5))};
+  const std::vector<std::string> slots =
+      mamba3 ? std::vector<std::string>{"dt_bias",       "B_bias", "C_bias",     "B_norm.weight",
+                                        "C_norm.weight", "D",      "norm.weight"}
+             : std::vector<std::string>{"dt_bias", "A_log", "D", "norm.weight"};
+  for (const std::string& slot : slots) {
+    OpArray value = absent_array();
+    for (const ParameterSpec& spec : parameter_specs(config)) {
+      if (spec.name != "backbone.layers.0.mixer." + slot) continue;
+      value = real_array(spec.shape, draw(static_cast<uint32_t>(in.size()),
+                                          static_cast<std::size_t>(spec.shape.size()), 0.5, 1.5));
+    }
+    in.push_back(value);
+  }
+  const OpRun forward = engine.run(mamba3 ? Op::kMamba3Scan : Op::kMamba2Scan, attrs, in);
+  std::vector<OpArray> back = {real_array(
+      {batch, T, config.d_inner()}, draw(40, std::size_t(batch) * T * config.d_inner(), -1, 1))};
+  back.insert(back.end(), in.begin(), in.end());
+  back.insert(back.end(), forward.outputs.begin() + 1, forward.outputs.end());
+  OpTrace trace{forward.outputs[0].data, {}};
+  const OpRun gradient = engine.run(mamba3 ? Op::kMamba3ScanBwd : Op::kMamba2ScanBwd, attrs, back);
+  for (std::size_t i = 0; i < gradient.outputs.size(); ++i) {
+    if (i == 0 || !in[i].absent) trace.gradients.push_back(gradient.outputs[i].data);
+  }
+  return trace;
+}
+
+OpTrace trace_linear(const Engine& engine, int rows, int n, int m, uint32_t seed) {
+  const OpArray x =
+      real_array({1, rows, n}, uniform_values(seed, kSystem, 50, std::size_t(rows) * n, -1, 1));
+  const OpArray w =
+      real_array({m, n}, uniform_values(seed, kSystem, 51, std::size_t(m) * n, -1, 1));
+  const OpArray d =
+      real_array({1, rows, m}, uniform_values(seed, kSystem, 52, std::size_t(rows) * m, -1, 1));
+  return {engine.run(Op::kLinear, {}, {x, w}).outputs[0].data,
+          {engine.run(Op::kLinearBwdX, {}, {d, w}).outputs[0].data,
+           engine.run(Op::kLinearBwdW, {}, {d, x}).outputs[0].data}};
+}
+
+Findings compare_engines(const std::string& name, const std::string& where,
+                         const std::function<OpTrace(const Engine&)>& trace) {
+  Findings found;
+  const Engine& exact = engines().front();
+  const OpTrace expected = trace(exact);
+  for (const Engine& engine : engines()) {
+    if (&engine == &exact) continue;
+    const OpTrace actual = trace(engine);
+    const std::string identity = name + ": " + engine.name + " = " + exact.name;
+    found.push_back({identity + ", values", relative_error(actual.values, expected.values),
+                     engine.tolerance(), where, engine.reason(), "", false});
+    found.push_back({identity + ", gradients",
+                     gradient_error(actual.gradients, expected.gradients, engine.smallest_share()),
+                     engine.tolerance(), where, engine.reason(), "", false});
+  }
+  return found;
+}
+
+/// Running parity of random bits, every position supervised but the first: something that can be
+/// learnt a little.
+class ParityBits : public DataSource {
+ public:
+  explicit ParityBits(uint32_t seed) : seed_(seed) {}
+  void draw(int, uint32_t step, uint32_t sample, std::span<int32_t> tokens,
+            std::span<int32_t> targets) const override {
+    const auto u = uniform_values(seed_, kSystem + 1 + step, 1000 + sample, tokens.size(), 0, 2);
+    int32_t parity = 0;
+    for (std::size_t t = 0; t < tokens.size(); ++t) {
+      tokens[t] = static_cast<int32_t>(u[t]);
+      parity ^= tokens[t];
+      targets[t] = t == 0 ? -1 : parity;
+    }
+  }
+
+ private:
+  uint32_t seed_;
+};
+
+constexpr int kTrainingSteps = 50;
+
+/// Loss and gradients of one batch at the given weights.
+using LossAndGradients = std::function<double(
+    const std::vector<std::vector<double>>& weights, const std::vector<int32_t>& tokens,
+    const std::vector<int32_t>& targets, std::vector<std::vector<double>>& gradients)>;
+
+Findings train_side_by_side(const std::string& name, const ModelConfig& config, int batch, int T,
+                            uint32_t seed, const LossAndGradients& evaluate) {
+  CohortShape shape;
+  shape.model = config;
+  shape.batch = batch;
+  shape.stages = {{kTrainingSteps, T}};
+  shape.schedule.name = "constant";
+  shape.schedule.warmup = 0;
+  MemberSettings settings;
+  settings.init_seed = seed;
+  settings.lr = 1e-3;
+  const ParityBits data(seed);
+  TrainCohort cohort(shape, {&settings, 1}, data, 1);
+
+  reference::AdamWState state;
+  reference::AdamWSettings adamw{settings.lr,
+                                 settings.beta1,
+                                 settings.beta2,
+                                 settings.eps,
+                                 settings.weight_decay,
+                                 settings.clip_norm,
+                                 {}};
+  const MemberState start = cohort.snapshot(0);
+  const std::vector<ParameterSpec> specs = parameter_specs(config);
+  for (std::size_t i = 0; i < specs.size(); ++i) {
+    state.weights.emplace_back(start.weights[i].data.begin(), start.weights[i].data.end());
+    state.exp_avg.emplace_back(start.weights[i].data.size(), 0.0);
+    adamw.decays.push_back(specs[i].decays);
+  }
+  state.exp_avg_sq = state.exp_avg;
+
+  double loss_error = 0, norm_error = 0, first_loss = 0, last_loss = 0;
+  std::vector<int32_t> tokens(static_cast<std::size_t>(batch) * T), targets(tokens.size());
+  for (int step = 0; step < kTrainingSteps; ++step) {
+    for (int b = 0; b < batch; ++b) {
+      const std::size_t at = static_cast<std::size_t>(b) * T;
+      data.draw(0, static_cast<uint32_t>(step), static_cast<uint32_t>(b),
+                std::span(tokens).subspan(at, static_cast<std::size_t>(T)),
+                std::span(targets).subspan(at, static_cast<std::size_t>(T)));
+    }
+    std::vector<std::vector<double>> gradients;
+    const double loss = evaluate(state.weights, tokens, targets, gradients);
+    const double norm = reference::adamw_step(state, gradients, adamw);
+    cohort.run(1);
+    const TrainMetrics metrics = cohort.read_metrics(0);
+    const auto worse = [](double so_far, double e) {
+      return e <= so_far ? so_far : e;
+    };  // keeps NaN
+    loss_error = worse(loss_error, std::abs(metrics.loss - loss) / std::abs(loss));
+    norm_error = worse(norm_error, std::abs(metrics.grad_norm - norm) / std::abs(norm));
+    if (step == 0) first_loss = loss;
+    last_loss = loss;
+  }
+  double weight_error = 0;
+  const MemberState end = cohort.snapshot(0);
+  for (std::size_t i = 0; i < specs.size(); ++i) {
+    const std::vector<double> trained(end.weights[i].data.begin(), end.weights[i].data.end());
+    const double moved = kTrainingSteps * settings.lr;  // AdamW moves a weight by about lr a step
+    weight_error = std::max(weight_error, relative_error(trained, state.weights[i], moved));
+  }
+  char note[80];
+  std::snprintf(note, sizeof note, "loss %.4f to %.4f", first_loss, last_loss);
+  const std::string where = std::to_string(kTrainingSteps) +
+                            " steps, batch=" + std::to_string(batch) + " T=" + std::to_string(T);
+  const std::string identity = "training " + name + " and cpu fp32: ";
+  return {{identity + "losses", loss_error, 1e-3, where, "fp32 drift over 50 steps", note, false},
+          {identity + "gradient norms", norm_error, 1e-2, where, "fp32 drift over 50 steps", note,
+           false},
+          {identity + "final weights", weight_error, 2e-2, where, "share of the distance moved",
+           note, false}};
+}
+
+/// Loss and gradients by the production graph in fp64.
+LossAndGradients by_fp64_graph(const ModelConfig& config, int batch, int T) {
+  const auto model = std::make_shared<Model<double>>(config, batch, T, true);
+  return [model](const auto& weights, const auto& tokens, const auto& targets, auto& gradients) {
+    const auto& specs = model->parameters();
+    for (std::size_t i = 0; i < specs.size(); ++i) model->set(specs[i].name, weights[i]);
+    const double loss = model->run(tokens, targets);
+    for (const ParameterSpec& spec : specs) gradients.push_back(model->gradient(spec.name));
+    return loss;
+  };
+}
+
+/// Loss and gradients by the literal recurrences on a tape.
+LossAndGradients by_literal(const ModelConfig& config, int batch, int T) {
+  return [config, batch, T](const auto& weights, const auto& tokens, const auto& targets,
+                            auto& gradients) {
+    reference::Recording tape(weights);
+    reference::Parameters<reference::Var> parameters;
+    const auto specs = parameter_specs(config);
+    for (std::size_t i = 0; i < specs.size(); ++i) parameters[specs[i].name] = tape.inputs[i];
+    const reference::Var loss =
+        reference::model_loss(config, parameters, tokens, targets, batch, T);
+    gradients = tape.gradient({loss}, {1.0});
+    return loss.value;
+  };
+}
+
+}  // namespace
+
+Findings backends_suite(const SuiteOptions& options) {
+  std::vector<std::function<Findings()>> checks;
+  ModelConfig big;
+  big.d_model = 64, big.headdim = 64, big.d_state = 64;
+  ModelConfig mamba2 = big;
+  mamba2.mixer = "mamba2";
+  const int T = options.quick ? 65 : 160;
+  const uint32_t seed = options.seed;
+  for (const ModelConfig& config : {big, mamba2}) {
+    checks.push_back([=] {
+      return compare_engines(config.mixer + "_scan",
+                             "batch=3 T=" + std::to_string(T) + " H=2 P=64 N=64",
+                             [&](const Engine& e) { return trace_scan(e, config, 3, T, seed); });
+    });
+  }
+  checks.push_back([=] {
+    return compare_engines("linear", "3 x T=" + std::to_string(T) + " 64->406",
+                           [&](const Engine& e) { return trace_linear(e, 3 * T, 64, 406, seed); });
+  });
+  for (const char* mixer : {"mamba3", "mamba2"}) {
+    ModelConfig tiny;
+    tiny.mixer = mixer;
+    tiny.d_model = 8, tiny.headdim = 8, tiny.d_state = 4, tiny.chunk_size = 8;
+    checks.push_back([=] {
+      return train_side_by_side(std::string(mixer) + ", literal fp64", tiny, 4, 12, seed,
+                                by_literal(tiny, 4, 12));
+    });
+    ModelConfig small = tiny;
+    small.d_model = 32, small.headdim = 16, small.d_state = 16, small.n_layers = 2,
+    small.chunk_size = 16;
+    checks.push_back([=] {
+      return train_side_by_side(std::string(mixer) + ", fp64 graph", small, 8, 24, seed,
+                                by_fp64_graph(small, 8, 24));
+    });
+  }
+  return find_in_parallel(static_cast<int>(checks.size()), options.threads,
+                          [&](int i) { return checks[static_cast<std::size_t>(i)](); });
+}
+
+}  // namespace statelab::verify

@@ -1,0 +1,30 @@
+// The production ops as ordinary functions over arrays: every backend and precision that this build
+// has.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "kernels/cpu/run_op.h"
+
+namespace statelab::verify {
+
+/// One way to compute an op.
+struct Engine {
+  std::string name;  ///< "cpu fp64"
+  bool fp64 = false;
+  std::function<OpRun(Op, const Attributes&, const std::vector<OpArray>&)> run;
+  /// Base tolerance of comparisons with the literal recurrences.
+  double tolerance() const { return fp64 ? 1e-11 : 1e-4; }
+  std::string reason() const;
+  /// gradient_error's denominator: rounding of the largest gradient (1e-16, 6e-8) stays well below
+  /// the tolerance.
+  double smallest_share() const { return fp64 ? 1e-3 : 5e-2; }
+};
+
+const std::vector<Engine>& engines();
+
+OpArray token_array(Shape shape, const std::vector<int32_t>& tokens);
+
+}  // namespace statelab::verify
