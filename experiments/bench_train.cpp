@@ -58,7 +58,8 @@ double product_rate(const BenchTrainOptions& options) {
   CpuProgram<float> program(graph, store, pool, {y});
   for (const char* name : {"x", "w"}) {
     float* p = store.data<float>(name, 0);
-    for (int64_t i = 0; i < store.elements(name); ++i) p[i] = 0.01f * static_cast<float>(i % 97) - 0.5f;
+    for (int64_t i = 0; i < store.elements(name); ++i)
+      p[i] = 0.01f * static_cast<float>(i % 97) - 0.5f;
   }
   const Timing t = time_calls([&] { program.run(); }, options.seconds / 2, options.repeats);
   return 2.0 * kRows * kIn * kOut / t.median;
@@ -73,21 +74,27 @@ std::string processor_name() {
 }
 
 /// The first step's loss of float training against the same batch in double.
-void check_first_step(const CohortShape& shape, const DataSource& data, TrainCohort& cohort, const std::string& work) {
+void check_first_step(const CohortShape& shape, const DataSource& data, TrainCohort& cohort,
+                      const std::string& work) {
   const int seqlen = shape.stages[0].seqlen;
   const MemberState start = cohort.snapshot(0);
   Model<double> exact(shape.model, shape.batch, seqlen, false);
-  for (const NamedTensor& t : start.weights) exact.set(t.name, std::vector<double>(t.data.begin(), t.data.end()));
-  std::vector<int32_t> tokens(static_cast<size_t>(shape.batch) * static_cast<size_t>(seqlen)), targets(tokens.size());
+  for (const NamedTensor& t : start.weights)
+    exact.set(t.name, std::vector<double>(t.data.begin(), t.data.end()));
+  std::vector<int32_t> tokens(static_cast<size_t>(shape.batch) * static_cast<size_t>(seqlen)),
+      targets(tokens.size());
   for (int b = 0; b < shape.batch; ++b) {
-    const auto at = static_cast<size_t>(b) * static_cast<size_t>(seqlen), n = static_cast<size_t>(seqlen);
-    data.draw(0, 0, static_cast<uint32_t>(b), std::span(tokens).subspan(at, n), std::span(targets).subspan(at, n));
+    const auto at = static_cast<size_t>(b) * static_cast<size_t>(seqlen),
+               n = static_cast<size_t>(seqlen);
+    data.draw(0, 0, static_cast<uint32_t>(b), std::span(tokens).subspan(at, n),
+              std::span(targets).subspan(at, n));
   }
   const double expected = exact.run(tokens, targets);
   cohort.run(1);
   const double loss = cohort.read_metrics(0).loss;
   if (!(std::abs(loss - expected) <= 1e-4 * std::abs(expected))) {
-    throw BenchRefused(work + ": the first step's loss is " + std::to_string(loss) + ", in double precision " + std::to_string(expected));
+    throw BenchRefused(work + ": the first step's loss is " + std::to_string(loss) +
+                       ", in double precision " + std::to_string(expected));
   }
 }
 
@@ -101,7 +108,8 @@ struct Work {
 double train_flop_per_token(const ModelConfig& model, int seqlen) {
   double weights = 0;
   for (const ParameterSpec& spec : parameter_specs(model)) {
-    if (spec.shape.rank() == 2 && spec.name != "backbone.embedding.weight") weights += static_cast<double>(spec.shape.size());
+    if (spec.shape.rank() == 2 && spec.name != "backbone.embedding.weight")
+      weights += static_cast<double>(spec.shape.size());
   }
   if (model.tie_embeddings) weights += static_cast<double>(model.padded_vocab()) * model.d_model;
   const double L = std::min(model.chunk_size, seqlen), N = model.d_state, P = model.headdim;
@@ -113,7 +121,8 @@ double train_flop_per_token(const ModelConfig& model, int seqlen) {
 BenchTrainReport bench_train(const BenchTrainOptions& options) {
   const BuildInfo& build = build_info();
   if (build.build_type != "Release" && build.build_type != "RelWithDebInfo") {
-    throw BenchRefused("this is a " + build.build_type + " build; benchmarks need a Release build (./statelab builds one)");
+    throw BenchRefused("this is a " + build.build_type +
+                       " build; benchmarks need a Release build (./statelab builds one)");
   }
   BenchTrainReport report;
   report.processor = processor_name();
@@ -122,16 +131,18 @@ BenchTrainReport bench_train(const BenchTrainOptions& options) {
   report.commit = build.commit;
   report.threads = options.threads;
   report.product_flop_per_s = product_rate(options);
-  TaskConfig task_config;   // parity, profile xlstm, label at the last position
+  TaskConfig task_config;  // parity, profile xlstm, label at the last position
   const auto task = make_task(task_config);
-  for (const Work& work : {Work{"mamba3, 1 layer, 40 tokens", "mamba3", 1, 41, 1}, Work{"mamba3, 1 layer, 40 tokens, 4 runs", "mamba3", 1, 41, 4},
-                           Work{"mamba2, 1 layer, 40 tokens", "mamba2", 1, 41, 1}, Work{"mamba3, 3 layers, 160 tokens", "mamba3", 3, 161, 1}}) {
+  for (const Work& work : {Work{"mamba3, 1 layer, 40 tokens", "mamba3", 1, 41, 1},
+                           Work{"mamba3, 1 layer, 40 tokens, 4 runs", "mamba3", 1, 41, 4},
+                           Work{"mamba2, 1 layer, 40 tokens", "mamba2", 1, 41, 1},
+                           Work{"mamba3, 3 layers, 160 tokens", "mamba3", 3, 161, 1}}) {
     BenchTrainRow row;
     row.work = work.name;
     row.model.mixer = work.mixer;
     row.model.n_layers = work.n_layers;
     row.model.vocab_size = task->vocab_size();
-    row.model.pad_vocab_multiple = 16;   // the published timings' vocabulary
+    row.model.pad_vocab_multiple = 16;  // the published timings' vocabulary
     row.batch = 256;
     row.seqlen = task->seqlen(work.length);
     row.members = work.members;

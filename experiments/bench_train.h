@@ -19,20 +19,20 @@ class BenchRefused : public std::runtime_error {
 
 struct BenchTrainOptions {
   int threads = 1;
-  double seconds = 2;     ///< of measurement per row, after warming up
-  int repeats = 7;        ///< medians and spreads are over this many slices
+  double seconds = 2;  ///< of measurement per row, after warming up
+  int repeats = 7;     ///< medians and spreads are over this many slices
 };
 
 /// One measured shape: draw, forward, loss, backward, clipping and AdamW.
 struct BenchTrainRow {
-  std::string work;                 ///< e.g. "mamba3 1 layer, 40 tokens"
+  std::string work;  ///< e.g. "mamba3 1 layer, 40 tokens"
   ModelConfig model;
   int batch = 0, seqlen = 0, members = 1;
-  int64_t parameters = 0;           ///< of one member
-  double step_ms = 0;               ///< median, all members
-  double spread_pct = 0;            ///< (largest - smallest) / median over the slices
-  double tokens_per_s = 0;          ///< batch * seqlen * members / step
-  double flop_per_token = 0;        ///< see train_flop_per_token()
+  int64_t parameters = 0;     ///< of one member
+  double step_ms = 0;         ///< median, all members
+  double spread_pct = 0;      ///< (largest - smallest) / median over the slices
+  double tokens_per_s = 0;    ///< batch * seqlen * members / step
+  double flop_per_token = 0;  ///< see train_flop_per_token()
   double flop_per_s = 0;
   double share_of_product_pct = 0;  ///< flop_per_s / product rate
 };
@@ -40,7 +40,8 @@ struct BenchTrainRow {
 struct BenchTrainReport {
   std::string processor, compiler, build_type, commit;
   int threads = 1;
-  double product_flop_per_s = 0;    ///< float matrix product (2048, 512) x (512, 512) on the same threads
+  double product_flop_per_s =
+      0;  ///< float matrix product (2048, 512) x (512, 512) on the same threads
   std::vector<BenchTrainRow> rows;
 };
 

@@ -9,13 +9,15 @@ namespace statelab {
 /// An op was given shapes or element types that its rule does not allow.
 class ShapeError : public std::invalid_argument {
  public:
-  ShapeError(const std::string& op, const std::string& rule) : std::invalid_argument("[" + op + "] " + rule) {}
+  ShapeError(const std::string& op, const std::string& rule)
+      : std::invalid_argument("[" + op + "] " + rule) {}
 };
 
 /// The op exists, but not with these attributes, on this backend, or in this direction (no gradient).
 class UnsupportedOp : public std::invalid_argument {
  public:
-  UnsupportedOp(const std::string& op, const std::string& limit) : std::invalid_argument("[" + op + "] " + limit) {}
+  UnsupportedOp(const std::string& op, const std::string& limit)
+      : std::invalid_argument("[" + op + "] " + limit) {}
 };
 
 }  // namespace statelab

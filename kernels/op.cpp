@@ -16,10 +16,12 @@ const ValueType& operand(Op op, Inputs in, size_t i, const char* name) {
   return *in[i];
 }
 
-void expect(Op op, Inputs in, size_t i, const char* name, const Shape& shape, DType dtype = DType::kReal) {
+void expect(Op op, Inputs in, size_t i, const char* name, const Shape& shape,
+            DType dtype = DType::kReal) {
   const ValueType& v = operand(op, in, i, name);
   if (v.dtype != dtype) fail(op, std::string(name) + " has the wrong element type");
-  if (!(v.shape == shape)) fail(op, std::string(name) + " must be " + shape.text() + ", is " + v.shape.text());
+  if (!(v.shape == shape))
+    fail(op, std::string(name) + " must be " + shape.text() + ", is " + v.shape.text());
 }
 
 void expect_optional(Op op, Inputs in, size_t i, const char* name, const Shape& shape) {
@@ -27,7 +29,8 @@ void expect_optional(Op op, Inputs in, size_t i, const char* name, const Shape& 
 }
 
 void expect_count(Op op, Inputs in, size_t count) {
-  if (in.size() != count) fail(op, "takes " + std::to_string(count) + " operands, got " + std::to_string(in.size()));
+  if (in.size() != count)
+    fail(op, "takes " + std::to_string(count) + " operands, got " + std::to_string(in.size()));
 }
 
 void expect_positive(Op op, const char* name, int value) {
@@ -38,16 +41,21 @@ int nchunks(int seqlen, int chunk_size) { return (seqlen + chunk_size - 1) / chu
 
 template <class Attrs>
 const ValueType& check_scan(Op op, const Attrs& a, Inputs in, size_t first) {
-  for (auto [name, value] : {std::pair{"nheads", a.nheads}, {"headdim", a.headdim}, {"ngroups", a.ngroups},
-                             {"d_state", a.d_state}, {"chunk_size", a.chunk_size}}) {
+  for (auto [name, value] : {std::pair{"nheads", a.nheads},
+                             {"headdim", a.headdim},
+                             {"ngroups", a.ngroups},
+                             {"d_state", a.d_state},
+                             {"chunk_size", a.chunk_size}}) {
     expect_positive(op, name, value);
   }
   if (a.nheads % a.ngroups != 0) {
-    fail(op, "ngroups must divide nheads: " + std::to_string(a.ngroups) + " and " + std::to_string(a.nheads));
+    fail(op, "ngroups must divide nheads: " + std::to_string(a.ngroups) + " and " +
+                 std::to_string(a.nheads));
   }
   const ValueType& proj = operand(op, in, first, "proj");
   if (proj.shape.rank() != 3 || proj.shape.last() != a.d_proj()) {
-    fail(op, "proj must be (batch, seqlen, " + std::to_string(a.d_proj()) + "), is " + proj.shape.text());
+    fail(op, "proj must be (batch, seqlen, " + std::to_string(a.d_proj()) + "), is " +
+                 proj.shape.text());
   }
   return proj;
 }
@@ -66,9 +74,11 @@ std::vector<ValueType> infer_mamba3(Op op, const Mamba3ScanAttrs& a, Inputs in, 
   expect_count(op, in, backward ? 12 : 8);
   const Shape& proj = check_scan(op, a, in, first).shape;
   if (a.nangles < 0 || 2 * a.nangles > a.d_state) {
-    fail(op, "2 * nangles must be in 0..d_state: " + std::to_string(a.nangles) + ", " + std::to_string(a.d_state));
+    fail(op, "2 * nangles must be in 0..d_state: " + std::to_string(a.nangles) + ", " +
+                 std::to_string(a.d_state));
   }
-  const Shape inner{proj[0], proj[1], a.d_inner()}, heads{a.nheads}, bias{a.nheads, 1, a.d_state}, state{a.d_state};
+  const Shape inner{proj[0], proj[1], a.d_inner()}, heads{a.nheads}, bias{a.nheads, 1, a.d_state},
+      state{a.d_state};
   expect(op, in, first + 1, "dt_bias", heads);
   expect_optional(op, in, first + 2, "B_bias", bias);
   expect_optional(op, in, first + 3, "C_bias", bias);
@@ -76,14 +86,16 @@ std::vector<ValueType> infer_mamba3(Op op, const Mamba3ScanAttrs& a, Inputs in, 
   expect_optional(op, in, first + 5, "C_norm", state);
   expect(op, in, first + 6, "D", heads);
   expect_optional(op, in, first + 7, "norm", {a.d_inner()});
-  const ValueType states = states_type(proj[0], a.nheads, nchunks(proj[1], a.chunk_size), a.headdim, a.d_state);
+  const ValueType states =
+      states_type(proj[0], a.nheads, nchunks(proj[1], a.chunk_size), a.headdim, a.d_state);
   if (!backward) return {{DType::kReal, inner}, {DType::kReal, inner}, phi_type(a, proj), states};
   expect(op, in, 0, "dy", inner);
   expect(op, in, 9, "o", inner);
   expect(op, in, 10, "Phi", phi_type(a, proj).shape);
   expect(op, in, 11, "states", states.shape);
-  return {{DType::kReal, proj},  {DType::kReal, heads}, {DType::kReal, bias},  {DType::kReal, bias},
-          {DType::kReal, state}, {DType::kReal, state}, {DType::kReal, heads}, {DType::kReal, {a.d_inner()}}};
+  return {{DType::kReal, proj},  {DType::kReal, heads},        {DType::kReal, bias},
+          {DType::kReal, bias},  {DType::kReal, state},        {DType::kReal, state},
+          {DType::kReal, heads}, {DType::kReal, {a.d_inner()}}};
 }
 
 std::vector<ValueType> infer_mamba2(Op op, const Mamba2ScanAttrs& a, Inputs in, bool backward) {
@@ -95,12 +107,16 @@ std::vector<ValueType> infer_mamba2(Op op, const Mamba2ScanAttrs& a, Inputs in, 
     expect(op, in, first + i, i == 1 ? "dt_bias" : i == 2 ? "A_log" : "D", heads);
   }
   expect(op, in, first + 4, "norm", {a.d_inner()});
-  const ValueType states = states_type(proj[0], a.nheads, nchunks(proj[1], a.chunk_size), a.headdim, a.d_state);
+  const ValueType states =
+      states_type(proj[0], a.nheads, nchunks(proj[1], a.chunk_size), a.headdim, a.d_state);
   if (!backward) return {{DType::kReal, inner}, {DType::kReal, inner}, states};
   expect(op, in, 0, "dy", inner);
   expect(op, in, 6, "o", inner);
   expect(op, in, 7, "states", states.shape);
-  return {{DType::kReal, proj}, {DType::kReal, heads}, {DType::kReal, heads}, {DType::kReal, heads},
+  return {{DType::kReal, proj},
+          {DType::kReal, heads},
+          {DType::kReal, heads},
+          {DType::kReal, heads},
           {DType::kReal, {a.d_inner()}}};
 }
 
@@ -116,7 +132,8 @@ std::vector<ValueType> infer_conv(Op op, const CausalConv1dAttrs& a, Inputs in, 
   const ValueType& x = operand(op, in, first, "x");
   if (x.shape.rank() != 3) fail(op, "x must be (batch, seqlen, channels), is " + x.shape.text());
   if (a.begin < 0 || a.channels < 1 || a.begin + a.channels > x.shape.last()) {
-    fail(op, "channels " + std::to_string(a.begin) + ".." + std::to_string(a.begin + a.channels) + " exceed x " + x.shape.text());
+    fail(op, "channels " + std::to_string(a.begin) + ".." + std::to_string(a.begin + a.channels) +
+                 " exceed x " + x.shape.text());
   }
   const Shape weight{a.channels, 1, a.width}, bias{a.channels};
   expect(op, in, first + 1, "weight", weight);
@@ -132,47 +149,77 @@ const Shape kScalar{1};
 
 const char* op_name(Op op) {
   switch (op) {
-    case Op::kDraw: return "draw";
-    case Op::kConstant: return "constant";
-    case Op::kAdd: return "add";
-    case Op::kEmbedding: return "embedding";
-    case Op::kEmbeddingBwd: return "embedding_bwd";
-    case Op::kLinear: return "linear";
-    case Op::kLinearBwdX: return "linear_bwd_x";
-    case Op::kLinearBwdW: return "linear_bwd_w";
-    case Op::kRmsNorm: return "rms_norm";
-    case Op::kRmsNormBwd: return "rms_norm_bwd";
-    case Op::kSwiglu: return "swiglu";
-    case Op::kSwigluBwd: return "swiglu_bwd";
-    case Op::kCausalConv1d: return "causal_conv1d";
-    case Op::kCausalConv1dBwd: return "causal_conv1d_bwd";
-    case Op::kMamba3Scan: return "mamba3_scan";
-    case Op::kMamba3ScanBwd: return "mamba3_scan_bwd";
-    case Op::kMamba2Scan: return "mamba2_scan";
-    case Op::kMamba2ScanBwd: return "mamba2_scan_bwd";
-    case Op::kCrossEntropy: return "cross_entropy";
-    case Op::kCrossEntropyBwd: return "cross_entropy_bwd";
-    case Op::kGlobalNorm: return "global_norm";
-    case Op::kSchedule: return "schedule";
-    case Op::kGuard: return "guard";
-    case Op::kAdamW: return "adamw";
-    case Op::kMetrics: return "metrics";
-    case Op::kAdvance: return "advance";
+    case Op::kDraw:
+      return "draw";
+    case Op::kConstant:
+      return "constant";
+    case Op::kAdd:
+      return "add";
+    case Op::kEmbedding:
+      return "embedding";
+    case Op::kEmbeddingBwd:
+      return "embedding_bwd";
+    case Op::kLinear:
+      return "linear";
+    case Op::kLinearBwdX:
+      return "linear_bwd_x";
+    case Op::kLinearBwdW:
+      return "linear_bwd_w";
+    case Op::kRmsNorm:
+      return "rms_norm";
+    case Op::kRmsNormBwd:
+      return "rms_norm_bwd";
+    case Op::kSwiglu:
+      return "swiglu";
+    case Op::kSwigluBwd:
+      return "swiglu_bwd";
+    case Op::kCausalConv1d:
+      return "causal_conv1d";
+    case Op::kCausalConv1dBwd:
+      return "causal_conv1d_bwd";
+    case Op::kMamba3Scan:
+      return "mamba3_scan";
+    case Op::kMamba3ScanBwd:
+      return "mamba3_scan_bwd";
+    case Op::kMamba2Scan:
+      return "mamba2_scan";
+    case Op::kMamba2ScanBwd:
+      return "mamba2_scan_bwd";
+    case Op::kCrossEntropy:
+      return "cross_entropy";
+    case Op::kCrossEntropyBwd:
+      return "cross_entropy_bwd";
+    case Op::kGlobalNorm:
+      return "global_norm";
+    case Op::kSchedule:
+      return "schedule";
+    case Op::kGuard:
+      return "guard";
+    case Op::kAdamW:
+      return "adamw";
+    case Op::kMetrics:
+      return "metrics";
+    case Op::kAdvance:
+      return "advance";
   }
   return "?";
 }
 
 std::vector<int> updated_inputs(Op op, int input_count) {
   switch (op) {
-    case Op::kGuard: return {3};
-    case Op::kMetrics: return {5};
-    case Op::kAdvance: return {0, 1};
+    case Op::kGuard:
+      return {3};
+    case Op::kMetrics:
+      return {5};
+    case Op::kAdvance:
+      return {0, 1};
     case Op::kAdamW: {
       std::vector<int> out;
       for (int i = 5; i + 3 < input_count; i += 4) out.insert(out.end(), {i, i + 1, i + 2});
       return out;
     }
-    default: return {};
+    default:
+      return {};
   }
 }
 
@@ -186,7 +233,9 @@ std::vector<ValueType> infer(Op op, const Attributes& attributes, Inputs in) {
       expect_positive(op, "seqlen", a.seqlen);
       return {{DType::kInt32, {a.batch, a.seqlen}}, {DType::kInt32, {a.batch, a.seqlen}}};
     }
-    case Op::kConstant: expect_count(op, in, 0); return {{DType::kReal, kScalar}};
+    case Op::kConstant:
+      expect_count(op, in, 0);
+      return {{DType::kReal, kScalar}};
     case Op::kAdd:
       expect_count(op, in, 2);
       expect(op, in, 1, "b", operand(op, in, 0, "a").shape);
@@ -194,7 +243,8 @@ std::vector<ValueType> infer(Op op, const Attributes& attributes, Inputs in) {
     case Op::kEmbedding: {
       expect_count(op, in, 2);
       const ValueType &tokens = operand(op, in, 0, "tokens"), &w = operand(op, in, 1, "weight");
-      if (tokens.dtype != DType::kInt32 || tokens.shape.rank() != 2) fail(op, "tokens must be integers (batch, seqlen), is " + tokens.shape.text());
+      if (tokens.dtype != DType::kInt32 || tokens.shape.rank() != 2)
+        fail(op, "tokens must be integers (batch, seqlen), is " + tokens.shape.text());
       if (w.shape.rank() != 2) fail(op, "weight must be (vocab, d_model), is " + w.shape.text());
       return {{DType::kReal, {tokens.shape[0], tokens.shape[1], w.shape[1]}}};
     }
@@ -208,7 +258,8 @@ std::vector<ValueType> infer(Op op, const Attributes& attributes, Inputs in) {
       expect_count(op, in, 2);
       const ValueType &x = operand(op, in, 0, "x"), &w = operand(op, in, 1, "weight");
       if (w.shape.rank() != 2 || x.shape.rank() < 1 || x.shape.last() != w.shape[1]) {
-        fail(op, "x (.., in) and weight (out, in) must agree in `in`: x " + x.shape.text() + ", weight " + w.shape.text());
+        fail(op, "x (.., in) and weight (out, in) must agree in `in`: x " + x.shape.text() +
+                     ", weight " + w.shape.text());
       }
       return {{DType::kReal, with_last(x.shape, w.shape[0])}};
     }
@@ -216,14 +267,16 @@ std::vector<ValueType> infer(Op op, const Attributes& attributes, Inputs in) {
       expect_count(op, in, 2);
       const ValueType &dy = operand(op, in, 0, "dy"), &w = operand(op, in, 1, "weight");
       if (w.shape.rank() != 2 || dy.shape.last() != w.shape[0]) {
-        fail(op, "dy (.., out) and weight (out, in) must agree in `out`: dy " + dy.shape.text() + ", weight " + w.shape.text());
+        fail(op, "dy (.., out) and weight (out, in) must agree in `out`: dy " + dy.shape.text() +
+                     ", weight " + w.shape.text());
       }
       return {{DType::kReal, with_last(dy.shape, w.shape[1])}};
     }
     case Op::kLinearBwdW: {
       expect_count(op, in, 2);
       const ValueType &dy = operand(op, in, 0, "dy"), &x = operand(op, in, 1, "x");
-      if (dy.shape.rows() != x.shape.rows()) fail(op, "dy and x must agree in rows: dy " + dy.shape.text() + ", x " + x.shape.text());
+      if (dy.shape.rows() != x.shape.rows())
+        fail(op, "dy and x must agree in rows: dy " + dy.shape.text() + ", x " + x.shape.text());
       return {{DType::kReal, {dy.shape.last(), x.shape.last()}}};
     }
     case Op::kRmsNorm:
@@ -238,19 +291,26 @@ std::vector<ValueType> infer(Op op, const Attributes& attributes, Inputs in) {
     case Op::kSwiglu: {
       expect_count(op, in, 1);
       const ValueType& ug = operand(op, in, 0, "ug");
-      if (ug.shape.last() % 2 != 0) fail(op, "the last axis holds value and gate and must be even, is " + ug.shape.text());
+      if (ug.shape.last() % 2 != 0)
+        fail(op, "the last axis holds value and gate and must be even, is " + ug.shape.text());
       return {{DType::kReal, with_last(ug.shape, ug.shape.last() / 2)}};
     }
     case Op::kSwigluBwd:
       expect_count(op, in, 2);
       expect(op, in, 0, "dy", with_last(operand(op, in, 1, "ug").shape, in[1]->shape.last() / 2));
       return {*in[1]};
-    case Op::kCausalConv1d: return infer_conv(op, std::get<CausalConv1dAttrs>(attributes), in, false);
-    case Op::kCausalConv1dBwd: return infer_conv(op, std::get<CausalConv1dAttrs>(attributes), in, true);
-    case Op::kMamba3Scan: return infer_mamba3(op, std::get<Mamba3ScanAttrs>(attributes), in, false);
-    case Op::kMamba3ScanBwd: return infer_mamba3(op, std::get<Mamba3ScanAttrs>(attributes), in, true);
-    case Op::kMamba2Scan: return infer_mamba2(op, std::get<Mamba2ScanAttrs>(attributes), in, false);
-    case Op::kMamba2ScanBwd: return infer_mamba2(op, std::get<Mamba2ScanAttrs>(attributes), in, true);
+    case Op::kCausalConv1d:
+      return infer_conv(op, std::get<CausalConv1dAttrs>(attributes), in, false);
+    case Op::kCausalConv1dBwd:
+      return infer_conv(op, std::get<CausalConv1dAttrs>(attributes), in, true);
+    case Op::kMamba3Scan:
+      return infer_mamba3(op, std::get<Mamba3ScanAttrs>(attributes), in, false);
+    case Op::kMamba3ScanBwd:
+      return infer_mamba3(op, std::get<Mamba3ScanAttrs>(attributes), in, true);
+    case Op::kMamba2Scan:
+      return infer_mamba2(op, std::get<Mamba2ScanAttrs>(attributes), in, false);
+    case Op::kMamba2ScanBwd:
+      return infer_mamba2(op, std::get<Mamba2ScanAttrs>(attributes), in, true);
     case Op::kCrossEntropy:
     case Op::kCrossEntropyBwd: {
       const size_t first = op == Op::kCrossEntropy ? 0 : 1;
@@ -258,7 +318,8 @@ std::vector<ValueType> infer(Op op, const Attributes& attributes, Inputs in) {
       const ValueType& logits = operand(op, in, first, "logits");
       const int classes = std::get<CrossEntropyAttrs>(attributes).classes;
       if (logits.shape.rank() != 3 || classes < 1 || classes > logits.shape.last()) {
-        fail(op, "logits must be (batch, seqlen, >= " + std::to_string(classes) + "), is " + logits.shape.text());
+        fail(op, "logits must be (batch, seqlen, >= " + std::to_string(classes) + "), is " +
+                     logits.shape.text());
       }
       expect(op, in, first + 1, "targets", {logits.shape[0], logits.shape[1]}, DType::kInt32);
       if (op == Op::kCrossEntropyBwd) return {logits};
@@ -272,7 +333,8 @@ std::vector<ValueType> infer(Op op, const Attributes& attributes, Inputs in) {
       expect_count(op, in, 2);
       expect(op, in, 0, "step", kScalar, DType::kInt32);
       expect(op, in, 1, "settings", {kSettings}, DType::kFloat64);
-      if (a.begins.empty() || a.begins.size() != a.lengths.size()) fail(op, "needs one length per stage");
+      if (a.begins.empty() || a.begins.size() != a.lengths.size())
+        fail(op, "needs one length per stage");
       return {{DType::kFloat64, kScalar}};
     }
     case Op::kGuard:
@@ -300,7 +362,8 @@ std::vector<ValueType> infer(Op op, const Attributes& attributes, Inputs in) {
     }
     case Op::kMetrics:
       expect_count(op, in, 6);
-      for (size_t i = 0; i < 3; ++i) expect(op, in, i, i == 0 ? "loss" : i == 1 ? "accuracy" : "norm", kScalar);
+      for (size_t i = 0; i < 3; ++i)
+        expect(op, in, i, i == 0 ? "loss" : i == 1 ? "accuracy" : "norm", kScalar);
       expect(op, in, 3, "lr", kScalar, DType::kFloat64);
       expect(op, in, 4, "diverged_at", kScalar, DType::kInt32);
       expect(op, in, 5, "window", {kWindows}, DType::kFloat64);

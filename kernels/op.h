@@ -29,18 +29,18 @@ enum class Op {
   kSwigluBwd,        ///< (dy, ug) -> dug
   kCausalConv1d,     ///< (x, weight, bias) -> y
   kCausalConv1dBwd,  ///< (dy, x, weight, bias) -> dx, dweight, dbias
-  kMamba3Scan,       ///< (proj, dt_bias, [B_bias], [C_bias], [B_norm], [C_norm], D, [norm]) -> y, o, Phi, states
-  kMamba3ScanBwd,    ///< (dy, the inputs of mamba3_scan, o, Phi, states) -> the gradients of its inputs
-  kMamba2Scan,       ///< (proj, dt_bias, A_log, D, norm) -> y, o, states
+  kMamba3Scan,  ///< (proj, dt_bias, [B_bias], [C_bias], [B_norm], [C_norm], D, [norm]) -> y, o, Phi, states
+  kMamba3ScanBwd,  ///< (dy, the inputs of mamba3_scan, o, Phi, states) -> the gradients of its inputs
+  kMamba2Scan,     ///< (proj, dt_bias, A_log, D, norm) -> y, o, states
   kMamba2ScanBwd,    ///< (dy, the inputs of mamba2_scan, o, states) -> the gradients of its inputs
   kCrossEntropy,     ///< (logits, targets) -> loss, accuracy
   kCrossEntropyBwd,  ///< (dloss, logits, targets) -> dlogits
   kGlobalNorm,       ///< (g_1 .. g_n) -> sqrt(sum of squares)
   kSchedule,         ///< (step, settings) -> lr
   kGuard,            ///< (loss, norm, step, diverged_at) updates diverged_at
-  kAdamW,            ///< (norm, lr, optimizer_step, settings, diverged_at, then weight, exp_avg, exp_avg_sq, grad per parameter)
-  kMetrics,          ///< (loss, accuracy, norm, lr, diverged_at, window) updates window
-  kAdvance,          ///< (step, optimizer_step) adds one to both
+  kAdamW,  ///< (norm, lr, optimizer_step, settings, diverged_at, then weight, exp_avg, exp_avg_sq, grad per parameter)
+  kMetrics,  ///< (loss, accuracy, norm, lr, diverged_at, window) updates window
+  kAdvance,  ///< (step, optimizer_step) adds one to both
 };
 
 /// draw: the batch that the owner of the data supplies.
@@ -74,13 +74,13 @@ struct Mamba3ScanAttrs {
   enum class Rotation { kDataDependent, kStandard, kNone };
   enum class Discretization { kTrapezoidal, kEuler, kHalf };
   int nheads = 1, headdim = 1, ngroups = 1, d_state = 1;
-  int nangles = 0;                 ///< S, rotated pairs (2j, 2j + 1), j < S
+  int nangles = 0;  ///< S, rotated pairs (2j, 2j + 1), j < S
   Rotation rotation = Rotation::kDataDependent;
   Discretization discretization = Discretization::kTrapezoidal;
-  bool heavy_tail = false;         ///< A = -max(f(dd_A), a_floor) with f heavy-tail instead of softplus
+  bool heavy_tail = false;  ///< A = -max(f(dd_A), a_floor) with f heavy-tail instead of softplus
   double a_floor = 1e-4;
   double eps = 1e-5;
-  bool chunked = true;             ///< chunk-parallel, or the recurrence token by token
+  bool chunked = true;  ///< chunk-parallel, or the recurrence token by token
   int chunk_size = 64;
   int d_inner() const { return nheads * headdim; }
   int d_proj() const { return 2 * d_inner() + 2 * ngroups * d_state + 3 * nheads + nangles; }
@@ -109,12 +109,20 @@ struct CrossEntropyAttrs {
 struct ScheduleAttrs {
   enum class Kind { kCosine, kLinear, kConstant };
   Kind kind = Kind::kCosine;
-  double warmup = 0;                ///< share of the span
+  double warmup = 0;  ///< share of the span
   std::vector<int64_t> begins, lengths;
 };
 
 /// Columns of the `settings` state (f64), one row a member.
-enum Setting { kSettingLr, kSettingBeta1, kSettingBeta2, kSettingEps, kSettingWeightDecay, kSettingClipNorm, kSettings };
+enum Setting {
+  kSettingLr,
+  kSettingBeta1,
+  kSettingBeta2,
+  kSettingEps,
+  kSettingWeightDecay,
+  kSettingClipNorm,
+  kSettings
+};
 
 /// Columns of the `window` state (f64): running sums since the last read.
 enum Window { kWindowSteps, kWindowLoss, kWindowAccuracy, kWindowNorm, kWindowLr, kWindows };
@@ -122,11 +130,12 @@ enum Window { kWindowSteps, kWindowLoss, kWindowAccuracy, kWindowNorm, kWindowLr
 /// adamw: decoupled weight decay, bias-corrected; clipping by the global norm happens here (g * min(1, clip / (norm + 1e-6))).
 /// A member with diverged_at >= 0 is left untouched. Source: Loshchilov & Hutter 2019; PyTorch's order of operations.
 struct AdamWAttrs {
-  std::vector<bool> decays;         ///< per parameter: does weight decay apply?
+  std::vector<bool> decays;  ///< per parameter: does weight decay apply?
 };
 
-using Attributes = std::variant<std::monostate, DrawAttrs, ConstantAttrs, RmsNormAttrs, CausalConv1dAttrs, Mamba3ScanAttrs,
-                                Mamba2ScanAttrs, CrossEntropyAttrs, ScheduleAttrs, AdamWAttrs>;
+using Attributes =
+    std::variant<std::monostate, DrawAttrs, ConstantAttrs, RmsNormAttrs, CausalConv1dAttrs,
+                 Mamba3ScanAttrs, Mamba2ScanAttrs, CrossEntropyAttrs, ScheduleAttrs, AdamWAttrs>;
 
 struct ValueType {
   DType dtype = DType::kReal;
@@ -137,7 +146,8 @@ const char* op_name(Op op);
 
 /// The shape rule: output types for these inputs (nullptr = absent operand).
 /// Throws ShapeError naming the op, the rule and the actual shapes.
-std::vector<ValueType> infer(Op op, const Attributes& attributes, std::span<const ValueType* const> inputs);
+std::vector<ValueType> infer(Op op, const Attributes& attributes,
+                             std::span<const ValueType* const> inputs);
 
 /// Indices of inputs that the op overwrites (states); empty for pure ops.
 std::vector<int> updated_inputs(Op op, int input_count);

@@ -39,7 +39,7 @@ struct RngCounter {
   uint32_t position = 0;  ///< token position, tree node or element
   uint32_t sample = 0;
   uint32_t step = 0;
-  uint32_t draw = 0;      ///< numbers the draws made at one position
+  uint32_t draw = 0;  ///< numbers the draws made at one position
 };
 
 struct RngBlock {

@@ -10,15 +10,19 @@ int64_t Shape::size() const {
 
 std::string Shape::text() const {
   std::string out = "(";
-  for (int i = 0; i < rank(); ++i) out += (i ? ", " : "") + std::to_string(extents_[static_cast<size_t>(i)]);
+  for (int i = 0; i < rank(); ++i)
+    out += (i ? ", " : "") + std::to_string(extents_[static_cast<size_t>(i)]);
   return out + ")";
 }
 
 int64_t element_bytes(DType dtype, int64_t real_bytes) {
   switch (dtype) {
-    case DType::kReal: return real_bytes;
-    case DType::kInt32: return 4;
-    case DType::kFloat64: return 8;
+    case DType::kReal:
+      return real_bytes;
+    case DType::kInt32:
+      return 4;
+    case DType::kFloat64:
+      return 8;
   }
   return 0;
 }

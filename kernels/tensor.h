@@ -25,11 +25,13 @@ class Shape {
   int rank() const { return static_cast<int>(extents_.size()); }
   int operator[](int i) const { return extents_[static_cast<size_t>(i < 0 ? i + rank() : i)]; }
   int last() const { return extents_.back(); }
-  int64_t size() const;             ///< product of the extents; 1 for rank 0
-  int64_t rows() const { return last() == 0 ? 0 : size() / last(); }  ///< product of all but the last extent
+  int64_t size() const;  ///< product of the extents; 1 for rank 0
+  int64_t rows() const {
+    return last() == 0 ? 0 : size() / last();
+  }  ///< product of all but the last extent
   const std::vector<int>& extents() const { return extents_; }
   bool operator==(const Shape&) const = default;
-  std::string text() const;         ///< "(256, 40, 64)"
+  std::string text() const;  ///< "(256, 40, 64)"
 
  private:
   std::vector<int> extents_;

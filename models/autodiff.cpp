@@ -16,30 +16,40 @@ Ids rule(Graph& g, const Node& node, const Ids& dout, const std::vector<char>& w
   const Ids& in = node.inputs;
   const ValueId dy = dout[0];
   for (size_t i = 1; i < dout.size(); ++i) {
-    if (dout[i] != kNoValue) throw UnsupportedOp(op_name(node.op), "has no gradient with respect to its output " + std::to_string(i));
+    if (dout[i] != kNoValue)
+      throw UnsupportedOp(op_name(node.op),
+                          "has no gradient with respect to its output " + std::to_string(i));
   }
   switch (node.op) {
-    case Op::kAdd: return {dy, dy};
-    case Op::kEmbedding: return {kNoValue, g.apply1(Op::kEmbeddingBwd, {}, {in[0], dy, in[1]})};
+    case Op::kAdd:
+      return {dy, dy};
+    case Op::kEmbedding:
+      return {kNoValue, g.apply1(Op::kEmbeddingBwd, {}, {in[0], dy, in[1]})};
     case Op::kLinear: {
       Ids d = {kNoValue, kNoValue};
       if (wanted[0]) d[0] = g.apply1(Op::kLinearBwdX, {}, {dy, in[1]});
       if (wanted[1]) d[1] = g.apply1(Op::kLinearBwdW, {}, {dy, in[0]});
       return d;
     }
-    case Op::kRmsNorm: return g.apply(Op::kRmsNormBwd, node.attributes, {dy, in[0], in[1]});
-    case Op::kSwiglu: return {g.apply1(Op::kSwigluBwd, {}, {dy, in[0]})};
-    case Op::kCausalConv1d: return g.apply(Op::kCausalConv1dBwd, node.attributes, {dy, in[0], in[1], in[2]});
+    case Op::kRmsNorm:
+      return g.apply(Op::kRmsNormBwd, node.attributes, {dy, in[0], in[1]});
+    case Op::kSwiglu:
+      return {g.apply1(Op::kSwigluBwd, {}, {dy, in[0]})};
+    case Op::kCausalConv1d:
+      return g.apply(Op::kCausalConv1dBwd, node.attributes, {dy, in[0], in[1], in[2]});
     case Op::kMamba3Scan:
     case Op::kMamba2Scan: {
       Ids operands = {dy};
       operands.insert(operands.end(), in.begin(), in.end());
-      operands.insert(operands.end(), node.outputs.begin() + 1, node.outputs.end());   // o, [Phi,] states
+      operands.insert(operands.end(), node.outputs.begin() + 1,
+                      node.outputs.end());  // o, [Phi,] states
       const Op backward = node.op == Op::kMamba3Scan ? Op::kMamba3ScanBwd : Op::kMamba2ScanBwd;
       return g.apply(backward, node.attributes, operands);
     }
-    case Op::kCrossEntropy: return {g.apply1(Op::kCrossEntropyBwd, node.attributes, {dy, in[0], in[1]}), kNoValue};
-    default: throw UnsupportedOp(op_name(node.op), "has no gradient");
+    case Op::kCrossEntropy:
+      return {g.apply1(Op::kCrossEntropyBwd, node.attributes, {dy, in[0], in[1]}), kNoValue};
+    default:
+      throw UnsupportedOp(op_name(node.op), "has no gradient");
   }
 }
 
@@ -59,7 +69,7 @@ std::vector<ValueId> add_gradients(Graph& graph, ValueId loss, std::span<const V
   std::vector<ValueId> grad(graph.values().size(), kNoValue);
   grad[static_cast<size_t>(loss)] = graph.apply1(Op::kConstant, ConstantAttrs{1.0}, {});
   for (size_t n = count; n-- > 0;) {
-    const Node node = graph.nodes()[n];   // a copy: rules append nodes
+    const Node node = graph.nodes()[n];  // a copy: rules append nodes
     std::vector<char> wanted;
     for (ValueId id : node.inputs) wanted.push_back(needed(id));
     if (std::find(wanted.begin(), wanted.end(), 1) == wanted.end()) continue;
@@ -75,7 +85,8 @@ std::vector<ValueId> add_gradients(Graph& graph, ValueId loss, std::span<const V
   }
   std::vector<ValueId> out;
   for (ValueId id : wrt) {
-    if (grad[static_cast<size_t>(id)] == kNoValue) throw UnsupportedOp("autodiff", graph.value(id).name + " does not influence the loss");
+    if (grad[static_cast<size_t>(id)] == kNoValue)
+      throw UnsupportedOp("autodiff", graph.value(id).name + " does not influence the loss");
     out.push_back(grad[static_cast<size_t>(id)]);
   }
   return out;

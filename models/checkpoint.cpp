@@ -8,13 +8,12 @@
 namespace statelab {
 namespace {
 
-using Json = nlohmann::json;   // keys sorted: equal states give equal bytes
+using Json = nlohmann::json;  // keys sorted: equal states give equal bytes
 
 constexpr const char* kFormat = "statelab-checkpoint-1";
 const std::string kPrefix = "optimizer.", kAvg = ".exp_avg", kAvgSq = ".exp_avg_sq";
 
 [[noreturn]] void fail(const std::string& what) { throw std::runtime_error("checkpoint: " + what); }
-
 
 }  // namespace
 
@@ -50,7 +49,8 @@ MemberState from_safetensors(std::string_view bytes, Metadata* metadata) {
   if (bytes.size() < 8) fail("shorter than its 8-byte header length");
   uint64_t length;
   std::memcpy(&length, bytes.data(), 8);
-  if (length > 100'000'000 || length > bytes.size() - 8) fail("header length " + std::to_string(length) + " exceeds the file");
+  if (length > 100'000'000 || length > bytes.size() - 8)
+    fail("header length " + std::to_string(length) + " exceeds the file");
   Json header;
   try {
     header = Json::parse(bytes.substr(8, length));
@@ -65,10 +65,12 @@ MemberState from_safetensors(std::string_view bytes, Metadata* metadata) {
   std::vector<std::pair<uint64_t, uint64_t>> ranges;
   try {
     if (!header.contains("__metadata__")) fail("no __metadata__");
-    for (const auto& [key, value] : header["__metadata__"].items()) meta[key] = value.get<std::string>();
+    for (const auto& [key, value] : header["__metadata__"].items())
+      meta[key] = value.get<std::string>();
     for (const auto& [name, entry] : header.items()) {
       if (name == "__metadata__") continue;
-      if (entry.at("dtype") != "F32") fail(name + ": dtype must be F32, is " + entry.at("dtype").dump());
+      if (entry.at("dtype") != "F32")
+        fail(name + ": dtype must be F32, is " + entry.at("dtype").dump());
       NamedTensor t{name, entry.at("shape").get<std::vector<int>>(), {}};
       const auto offsets = entry.at("data_offsets").get<std::vector<uint64_t>>();
       uint64_t elements = 1;
@@ -76,10 +78,13 @@ MemberState from_safetensors(std::string_view bytes, Metadata* metadata) {
         if (e < 0) fail(name + ": negative extent");
         elements *= static_cast<uint64_t>(e);
       }
-      if (offsets.size() != 2 || offsets[0] > offsets[1] || offsets[1] > data.size()) fail(name + ": offsets lie outside the data");
-      if (offsets[1] - offsets[0] != elements * sizeof(float)) fail(name + ": offsets and shape disagree");
+      if (offsets.size() != 2 || offsets[0] > offsets[1] || offsets[1] > data.size())
+        fail(name + ": offsets lie outside the data");
+      if (offsets[1] - offsets[0] != elements * sizeof(float))
+        fail(name + ": offsets and shape disagree");
       t.data.resize(elements);
-      if (elements > 0) std::memcpy(t.data.data(), data.data() + offsets[0], elements * sizeof(float));
+      if (elements > 0)
+        std::memcpy(t.data.data(), data.data() + offsets[0], elements * sizeof(float));
       ranges.emplace_back(offsets[0], offsets[1]);
       arrays.emplace(name, std::move(t));
     }

@@ -23,8 +23,8 @@ struct NamedTensor {
 
 /// Everything that training one member needs to go on to the bit.
 struct MemberState {
-  int64_t step = 0;              ///< training steps done
-  int64_t diverged_at = -1;      ///< step whose loss or gradient was not finite; -1 while healthy
+  int64_t step = 0;          ///< training steps done
+  int64_t diverged_at = -1;  ///< step whose loss or gradient was not finite; -1 while healthy
   std::vector<NamedTensor> weights;
   std::vector<NamedTensor> exp_avg, exp_avg_sq;  ///< same order and shapes as weights
 };

@@ -41,7 +41,8 @@ void check(const CohortShape& shape, size_t members) {
   }
   if (total > INT32_MAX) fail("more than 2147483647 steps");
   const std::string& n = shape.schedule.name;
-  if (n != "cosine" && n != "linear" && n != "constant") fail("schedule must be cosine, linear or constant, is " + n);
+  if (n != "cosine" && n != "linear" && n != "constant")
+    fail("schedule must be cosine, linear or constant, is " + n);
 }
 
 const std::string kExpAvg = ".exp_avg", kExpAvgSq = ".exp_avg_sq";
@@ -58,8 +59,12 @@ struct TrainCohort::Impl {
   int program_seqlen = 0;
   int64_t total = 0;
 
-  Impl(const CohortShape& s, std::span<const MemberSettings> members, const DataSource& source, int threads)
-      : shape(s), data(&source), pool(std::max(threads, 1)), store(static_cast<int>(members.size()), sizeof(float)) {
+  Impl(const CohortShape& s, std::span<const MemberSettings> members, const DataSource& source,
+       int threads)
+      : shape(s),
+        data(&source),
+        pool(std::max(threads, 1)),
+        store(static_cast<int>(members.size()), sizeof(float)) {
     check(shape, members.size());
     specs = parameter_specs(shape.model);
     for (const StageShape& stage : shape.stages) total += stage.steps;
@@ -84,7 +89,7 @@ struct TrainCohort::Impl {
   /// The training step of one bucket: draw, forward, loss, backward, clip, schedule, AdamW, metrics.
   void build(int seqlen) {
     if (seqlen == program_seqlen) return;
-    program.reset();   // its arena, before the next one
+    program.reset();  // its arena, before the next one
     Graph g;
     const ValueId step = g.state("step", DType::kInt32, {1});
     const ValueId optimizer_step = g.state("optimizer_step", DType::kInt32, {1});
@@ -109,9 +114,9 @@ struct TrainCohort::Impl {
     g.apply(Op::kMetrics, {}, {f.loss, f.accuracy, norm, lr, diverged_at, window});
     g.apply(Op::kAdvance, {}, {step, optimizer_step});
     program = std::make_unique<CpuProgram<float>>(g, store, pool, std::vector<ValueId>{});
-    program->set_draw([this](int member, uint32_t at, uint32_t sample, std::span<int32_t> tokens, std::span<int32_t> targets) {
-      data->draw(member, at, sample, tokens, targets);
-    });
+    program->set_draw(
+        [this](int member, uint32_t at, uint32_t sample, std::span<int32_t> tokens,
+               std::span<int32_t> targets) { data->draw(member, at, sample, tokens, targets); });
     program_seqlen = seqlen;
   }
 
@@ -145,10 +150,13 @@ struct TrainCohort::Impl {
     }
   }
 
-  void clear_window(int member) { std::fill_n(store.data<double>("window", member), static_cast<int>(kWindows), 0.0); }
+  void clear_window(int member) {
+    std::fill_n(store.data<double>("window", member), static_cast<int>(kWindows), 0.0);
+  }
 };
 
-TrainCohort::TrainCohort(const CohortShape& shape, std::span<const MemberSettings> members, const DataSource& data, int threads)
+TrainCohort::TrainCohort(const CohortShape& shape, std::span<const MemberSettings> members,
+                         const DataSource& data, int threads)
     : impl_(std::make_unique<Impl>(shape, members, data, threads)) {}
 TrainCohort::~TrainCohort() = default;
 TrainCohort::TrainCohort(TrainCohort&&) noexcept = default;
@@ -156,21 +164,29 @@ TrainCohort::TrainCohort(TrainCohort&&) noexcept = default;
 int TrainCohort::members() const { return impl_->store.members(); }
 int64_t TrainCohort::step() const { return impl_->step(); }
 int64_t TrainCohort::total_steps() const { return impl_->total; }
-int64_t TrainCohort::parameter_count() const { return statelab::parameter_count(impl_->shape.model); }
-int64_t TrainCohort::arena_bytes() const { return impl_->program->arena_bytes() + impl_->store.bytes(); }
+int64_t TrainCohort::parameter_count() const {
+  return statelab::parameter_count(impl_->shape.model);
+}
+int64_t TrainCohort::arena_bytes() const {
+  return impl_->program->arena_bytes() + impl_->store.bytes();
+}
 
 void TrainCohort::restore(std::span<const MemberState> states) {
   auto fail = [](const std::string& what) { throw std::invalid_argument("restore: " + what); };
   if (states.size() != static_cast<size_t>(members())) fail("one state per member is needed");
   for (const MemberState& s : states) {
     if (s.step != states[0].step) fail("members are at different steps");
-    if (s.step < 0 || s.step > total_steps()) fail("step " + std::to_string(s.step) + " is outside this training");
+    if (s.step < 0 || s.step > total_steps())
+      fail("step " + std::to_string(s.step) + " is outside this training");
     for (const auto* group : {&s.weights, &s.exp_avg, &s.exp_avg_sq}) {
-      if (group->size() != impl_->specs.size()) fail("the state has " + std::to_string(group->size()) + " arrays, the model " + std::to_string(impl_->specs.size()));
+      if (group->size() != impl_->specs.size())
+        fail("the state has " + std::to_string(group->size()) + " arrays, the model " +
+             std::to_string(impl_->specs.size()));
       for (size_t i = 0; i < group->size(); ++i) {
         const NamedTensor& t = (*group)[i];
         if (t.name != impl_->specs[i].name || Shape(t.shape) != impl_->specs[i].shape) {
-          fail(t.name + " " + Shape(t.shape).text() + " does not match " + impl_->specs[i].name + " " + impl_->specs[i].shape.text());
+          fail(t.name + " " + Shape(t.shape).text() + " does not match " + impl_->specs[i].name +
+               " " + impl_->specs[i].shape.text());
         }
       }
     }
@@ -179,13 +195,17 @@ void TrainCohort::restore(std::span<const MemberState> states) {
   for (int m = 0; m < members(); ++m) {
     const MemberState& s = states[static_cast<size_t>(m)];
     *impl_->store.data<int32_t>("step", m) = static_cast<int32_t>(s.step);
-    *impl_->store.data<int32_t>("optimizer_step", m) = static_cast<int32_t>(impl_->optimizer_step_at(s.step));
+    *impl_->store.data<int32_t>("optimizer_step", m) =
+        static_cast<int32_t>(impl_->optimizer_step_at(s.step));
     *impl_->store.data<int32_t>("diverged_at", m) = static_cast<int32_t>(s.diverged_at);
     for (size_t i = 0; i < impl_->specs.size(); ++i) {
       const std::string& name = impl_->specs[i].name;
-      std::copy(s.weights[i].data.begin(), s.weights[i].data.end(), impl_->store.data<float>(name, m));
-      std::copy(s.exp_avg[i].data.begin(), s.exp_avg[i].data.end(), impl_->store.data<float>(name + kExpAvg, m));
-      std::copy(s.exp_avg_sq[i].data.begin(), s.exp_avg_sq[i].data.end(), impl_->store.data<float>(name + kExpAvgSq, m));
+      std::copy(s.weights[i].data.begin(), s.weights[i].data.end(),
+                impl_->store.data<float>(name, m));
+      std::copy(s.exp_avg[i].data.begin(), s.exp_avg[i].data.end(),
+                impl_->store.data<float>(name + kExpAvg, m));
+      std::copy(s.exp_avg_sq[i].data.begin(), s.exp_avg_sq[i].data.end(),
+                impl_->store.data<float>(name + kExpAvgSq, m));
     }
     impl_->clear_window(m);
   }
@@ -198,7 +218,8 @@ MemberState TrainCohort::snapshot(int member) const {
   for (const ParameterSpec& spec : impl_->specs) {
     auto array = [&](const std::string& key) {
       const float* p = impl_->store.data<float>(key, member);
-      return NamedTensor{spec.name, spec.shape.extents(), std::vector<float>(p, p + spec.shape.size())};
+      return NamedTensor{spec.name, spec.shape.extents(),
+                         std::vector<float>(p, p + spec.shape.size())};
     };
     s.weights.push_back(array(spec.name));
     s.exp_avg.push_back(array(spec.name + kExpAvg));
@@ -213,7 +234,9 @@ void TrainCohort::run(int64_t steps) {
     const int64_t at = step();
     const auto [stage, stage_end] = impl_->stage_at(at);
     impl_->build(impl_->shape.stages[stage].seqlen);
-    if (impl_->shape.schedule.reset_optimizer && at > 0 && at == stage_end - impl_->shape.stages[stage].steps) impl_->reset_optimizer();
+    if (impl_->shape.schedule.reset_optimizer && at > 0 &&
+        at == stage_end - impl_->shape.stages[stage].steps)
+      impl_->reset_optimizer();
     for (int64_t i = at; i < std::min(end, stage_end); ++i) impl_->program->run();
   }
 }

@@ -26,9 +26,10 @@ class DataSource {
 };
 
 struct ScheduleConfig {
-  std::string name = "cosine";   ///< cosine | linear | constant, after the warm-up; cosine and linear end at 0
-  double warmup = 0.1;           ///< share of the stage's (or of all) steps that rise linearly from 0
-  bool per_stage = true;         ///< restart in each curriculum stage
+  std::string name =
+      "cosine";  ///< cosine | linear | constant, after the warm-up; cosine and linear end at 0
+  double warmup = 0.1;    ///< share of the stage's (or of all) steps that rise linearly from 0
+  bool per_stage = true;  ///< restart in each curriculum stage
   bool reset_optimizer = false;  ///< zero AdamW's moments (and its bias correction) at each stage
 };
 
@@ -56,11 +57,13 @@ struct MemberSettings {
 
 /// Running means since the last read, of one member.
 struct TrainMetrics {
-  int64_t step = 0;        ///< steps done when read
-  double loss = 0;         ///< mean over the steps since the last read, of the batch's mean over supervised positions
-  double accuracy = 0;     ///< likewise, share of supervised positions whose argmax over the whole vocabulary is right
-  double grad_norm = 0;    ///< mean global norm before clipping
-  double lr = 0;           ///< of the last step
+  int64_t step = 0;  ///< steps done when read
+  double loss =
+      0;  ///< mean over the steps since the last read, of the batch's mean over supervised positions
+  double accuracy =
+      0;  ///< likewise, share of supervised positions whose argmax over the whole vocabulary is right
+  double grad_norm = 0;  ///< mean global norm before clipping
+  double lr = 0;         ///< of the last step
   int64_t diverged_at = -1;
 };
 
@@ -69,13 +72,14 @@ struct TrainMetrics {
 class TrainCohort {
  public:
   /// Weights are drawn from each member's init_seed. `data` must outlive the cohort.
-  TrainCohort(const CohortShape& shape, std::span<const MemberSettings> members, const DataSource& data, int threads);
+  TrainCohort(const CohortShape& shape, std::span<const MemberSettings> members,
+              const DataSource& data, int threads);
   ~TrainCohort();
   TrainCohort(TrainCohort&&) noexcept;
 
   int members() const;
-  int64_t step() const;          ///< steps done; the same for all members
-  int64_t total_steps() const;   ///< over all stages
+  int64_t step() const;             ///< steps done; the same for all members
+  int64_t total_steps() const;      ///< over all stages
   int64_t parameter_count() const;  ///< of one member
 
   /// Goes on from saved states, all at the same step. Throws std::invalid_argument when names, shapes or steps disagree.
@@ -98,25 +102,30 @@ class TrainCohort {
 
 /// Integer counts, so that merging and comparing are exact.
 struct EvalCounts {
-  int64_t sequences = 0, sequences_correct = 0;    ///< correct: every supervised position right
-  int64_t tokens = 0, tokens_correct = 0;          ///< supervised positions
-  double loss_sum = 0;                             ///< over supervised positions, accumulated in sample order
-  std::vector<int64_t> position_total, position_correct;        ///< per position, length seqlen
-  std::vector<int64_t> prefix_correct;   ///< per position: sequences that supervise it and are right at every supervised position up to it
+  int64_t sequences = 0, sequences_correct = 0;  ///< correct: every supervised position right
+  int64_t tokens = 0, tokens_correct = 0;        ///< supervised positions
+  double loss_sum = 0;  ///< over supervised positions, accumulated in sample order
+  std::vector<int64_t> position_total, position_correct;  ///< per position, length seqlen
+  std::vector<int64_t>
+      prefix_correct;  ///< per position: sequences that supervise it and are right at every supervised position up to it
 };
 
 struct EvalShape {
   ModelConfig model;
-  int seqlen = 0;                          ///< padded length
-  int batch = 256;                         ///< sequences per pass; does not change any result
-  int legal_begin = 0, legal_end = 0;      ///< argmax over token ids [begin, end); 0, 0 = whole (unpadded) vocabulary
+  int seqlen = 0;   ///< padded length
+  int batch = 256;  ///< sequences per pass; does not change any result
+  int legal_begin = 0,
+      legal_end = 0;  ///< argmax over token ids [begin, end); 0, 0 = whole (unpadded) vocabulary
 };
 
 /// Evaluates samples 0..samples-1 (Philox step word `data_step`) for each set of weights. Members of `data.draw` count as in `weights`.
-std::vector<EvalCounts> evaluate(const EvalShape& shape, std::span<const MemberState* const> weights, const DataSource& data,
-                                 uint32_t data_step, int64_t samples, int threads);
+std::vector<EvalCounts> evaluate(const EvalShape& shape,
+                                 std::span<const MemberState* const> weights,
+                                 const DataSource& data, uint32_t data_step, int64_t samples,
+                                 int threads);
 
 /// Logits (seqlen, padded vocabulary) of one sequence, float; for inspection and tests.
-std::vector<float> logits(const ModelConfig& model, const MemberState& weights, std::span<const int32_t> tokens);
+std::vector<float> logits(const ModelConfig& model, const MemberState& weights,
+                          std::span<const int32_t> tokens);
 
 }  // namespace statelab

@@ -11,12 +11,13 @@ namespace {
 
 void load(MemberStore& store, const ModelConfig& model, const MemberState& state, int member) {
   const auto specs = parameter_specs(model);
-  if (state.weights.size() != specs.size()) throw std::invalid_argument("evaluate: the weights are not those of this model");
+  if (state.weights.size() != specs.size())
+    throw std::invalid_argument("evaluate: the weights are not those of this model");
   for (size_t i = 0; i < specs.size(); ++i) {
     const NamedTensor& t = state.weights[i];
     if (t.name != specs[i].name || Shape(t.shape) != specs[i].shape) {
-      throw std::invalid_argument("evaluate: " + t.name + " " + Shape(t.shape).text() + " does not match " + specs[i].name + " " +
-                                  specs[i].shape.text());
+      throw std::invalid_argument("evaluate: " + t.name + " " + Shape(t.shape).text() +
+                                  " does not match " + specs[i].name + " " + specs[i].shape.text());
     }
     std::copy(t.data.begin(), t.data.end(), store.data<float>(t.name, member));
   }
@@ -37,7 +38,8 @@ double logsumexp(const float* l, int n) {
 }
 
 /// Counts one sequence: logits (seqlen, width), targets (seqlen).
-void count(EvalCounts& c, const float* logits, const int32_t* targets, int seqlen, int width, int classes, int begin, int end) {
+void count(EvalCounts& c, const float* logits, const int32_t* targets, int seqlen, int width,
+           int classes, int begin, int end) {
   bool all_right = true, any = false;
   for (int t = 0; t < seqlen; ++t) {
     if (targets[t] < 0) continue;
@@ -63,10 +65,14 @@ void count(EvalCounts& c, const float* logits, const int32_t* targets, int seqle
 
 }  // namespace
 
-std::vector<EvalCounts> evaluate(const EvalShape& shape, std::span<const MemberState* const> weights, const DataSource& data,
-                                 uint32_t data_step, int64_t samples, int threads) {
-  const int members = static_cast<int>(weights.size()), batch = pass_size(shape), width = shape.model.padded_vocab();
-  const int begin = shape.legal_end > 0 ? shape.legal_begin : 0, end = shape.legal_end > 0 ? shape.legal_end : shape.model.vocab_size;
+std::vector<EvalCounts> evaluate(const EvalShape& shape,
+                                 std::span<const MemberState* const> weights,
+                                 const DataSource& data, uint32_t data_step, int64_t samples,
+                                 int threads) {
+  const int members = static_cast<int>(weights.size()), batch = pass_size(shape),
+            width = shape.model.padded_vocab();
+  const int begin = shape.legal_end > 0 ? shape.legal_begin : 0,
+            end = shape.legal_end > 0 ? shape.legal_end : shape.model.vocab_size;
   ThreadPool pool(std::max(threads, 1));
   MemberStore store(members, sizeof(float));
   Graph graph;
@@ -82,7 +88,8 @@ std::vector<EvalCounts> evaluate(const EvalShape& shape, std::span<const MemberS
   empty.prefix_correct.resize(length);
   std::vector<EvalCounts> out(static_cast<size_t>(members), empty);
   for (int64_t first = 0; first < samples; first += batch) {
-    program.set_draw([&](int member, uint32_t, uint32_t row, std::span<int32_t> tokens, std::span<int32_t> targets) {
+    program.set_draw([&](int member, uint32_t, uint32_t row, std::span<int32_t> tokens,
+                         std::span<int32_t> targets) {
       data.draw(member, data_step, static_cast<uint32_t>(first + row), tokens, targets);
     });
     program.run();
@@ -90,17 +97,19 @@ std::vector<EvalCounts> evaluate(const EvalShape& shape, std::span<const MemberS
       const float* logits = program.data<float>(f.logits, static_cast<int>(m));
       const int32_t* targets = program.data<int32_t>(f.targets, static_cast<int>(m));
       for (int64_t b = 0; b < std::min<int64_t>(batch, samples - first); ++b) {
-        count(out[static_cast<size_t>(m)], logits + b * shape.seqlen * width, targets + b * shape.seqlen, shape.seqlen, width,
-              shape.model.vocab_size, begin, end);
+        count(out[static_cast<size_t>(m)], logits + b * shape.seqlen * width,
+              targets + b * shape.seqlen, shape.seqlen, width, shape.model.vocab_size, begin, end);
       }
     });
   }
   return out;
 }
 
-std::vector<float> logits(const ModelConfig& config, const MemberState& weights, std::span<const int32_t> tokens) {
+std::vector<float> logits(const ModelConfig& config, const MemberState& weights,
+                          std::span<const int32_t> tokens) {
   Model<float> model(config, 1, static_cast<int>(tokens.size()), false);
-  for (const NamedTensor& t : weights.weights) model.set(t.name, std::vector<double>(t.data.begin(), t.data.end()));
+  for (const NamedTensor& t : weights.weights)
+    model.set(t.name, std::vector<double>(t.data.begin(), t.data.end()));
   const std::vector<int32_t> targets(tokens.size(), -1);
   model.run(tokens, targets);
   const std::vector<double> out = model.logits();

@@ -28,7 +28,7 @@ struct Value {
 struct Node {
   Op op{};
   Attributes attributes;
-  std::vector<ValueId> inputs, outputs;   ///< inputs may hold kNoValue
+  std::vector<ValueId> inputs, outputs;  ///< inputs may hold kNoValue
 };
 
 class Graph {
@@ -38,7 +38,9 @@ class Graph {
 
   /// Adds a node; its outputs' shapes follow from the op's rule. Throws ShapeError.
   std::vector<ValueId> apply(Op op, Attributes attributes, std::vector<ValueId> inputs);
-  ValueId apply1(Op op, Attributes attributes, std::vector<ValueId> inputs) { return apply(op, std::move(attributes), std::move(inputs))[0]; }
+  ValueId apply1(Op op, Attributes attributes, std::vector<ValueId> inputs) {
+    return apply(op, std::move(attributes), std::move(inputs))[0];
+  }
 
   const std::vector<Value>& values() const { return values_; }
   const std::vector<Node>& nodes() const { return nodes_; }
@@ -61,12 +63,13 @@ struct MemoryPlan {
 };
 
 /// `workspace_bytes` per node, per member. Values in `keep` stay readable after the last node.
-MemoryPlan plan_memory(const Graph& graph, std::span<const int64_t> workspace_bytes, std::span<const ValueId> keep, int members,
-                       int64_t real_bytes);
+MemoryPlan plan_memory(const Graph& graph, std::span<const int64_t> workspace_bytes,
+                       std::span<const ValueId> keep, int members, int64_t real_bytes);
 
 /// Walks graph and plan: every value is written before it is read, no live value shares memory with another, no state is read
 /// after it was updated. Throws std::logic_error naming node and value: a mistake of ours, not of a user.
-void verify_graph(const Graph& graph, const MemoryPlan& plan, std::span<const int64_t> workspace_bytes, std::span<const ValueId> keep,
+void verify_graph(const Graph& graph, const MemoryPlan& plan,
+                  std::span<const int64_t> workspace_bytes, std::span<const ValueId> keep,
                   int members, int64_t real_bytes);
 
 }  // namespace statelab

@@ -22,7 +22,8 @@ int nangles(const ModelConfig& c) {
 }
 
 int mlp_hidden(const ModelConfig& c) {
-  const int wanted = c.d_intermediate > 0 ? c.d_intermediate : static_cast<int>(8.0 * c.d_model / 3.0);
+  const int wanted =
+      c.d_intermediate > 0 ? c.d_intermediate : static_cast<int>(8.0 * c.d_model / 3.0);
   return (wanted + 127) / 128 * 128;
 }
 
@@ -32,7 +33,7 @@ int mixer_projection(const ModelConfig& c) {
   return c.mixer == "mamba3" ? mamba3_attrs(c).d_proj() : mamba2_attrs(c).d_proj();
 }
 
-uint32_t name_hash(const std::string& name) {   // FNV-1a
+uint32_t name_hash(const std::string& name) {  // FNV-1a
   uint32_t h = 2166136261u;
   for (char ch : name) h = (h ^ static_cast<unsigned char>(ch)) * 16777619u;
   return h;
@@ -50,8 +51,11 @@ bool one_of(const T& value, std::initializer_list<T> allowed) {
 
 std::vector<ModelProblem> validate(const ModelConfig& c) {
   std::vector<ModelProblem> out;
-  auto problem = [&](const char* field, const std::string& message) { out.push_back({field, message}); };
-  auto choice = [&](const char* field, const std::string& value, std::initializer_list<std::string> allowed) {
+  auto problem = [&](const char* field, const std::string& message) {
+    out.push_back({field, message});
+  };
+  auto choice = [&](const char* field, const std::string& value,
+                    std::initializer_list<std::string> allowed) {
     if (one_of(value, allowed)) return;
     std::string list;
     for (const auto& a : allowed) list += (list.empty() ? "" : ", ") + a;
@@ -70,38 +74,50 @@ std::vector<ModelProblem> validate(const ModelConfig& c) {
   positive("d_state", c.d_state);
   positive("chunk_size", c.chunk_size);
   positive("pad_vocab_multiple", c.pad_vocab_multiple);
-  if (c.chunk_size > 1024) problem("chunk_size", "must be at most 1024, is " + std::to_string(c.chunk_size));
+  if (c.chunk_size > 1024)
+    problem("chunk_size", "must be at most 1024, is " + std::to_string(c.chunk_size));
   choice("rotation", c.rotation, {"data_dependent", "standard", "none"});
   choice("discretization", c.discretization, {"trapezoidal", "euler", "half"});
   choice("a_activation", c.a_activation, {"softplus", "heavy_tail"});
   choice("out_norm", c.out_norm, {"none", "rms"});
   choice("mlp", c.mlp, {"none", "swiglu"});
   choice("scan", c.scan, {"auto", "chunked", "recurrent"});
-  if (!(c.rope_fraction == 0.5 || c.rope_fraction == 1.0)) problem("rope_fraction", "must be 0.5 or 1, is " + text(c.rope_fraction));
-  if (!(c.a_floor >= 0) || !std::isfinite(c.a_floor)) problem("a_floor", "must be at least 0, is " + text(c.a_floor));
+  if (!(c.rope_fraction == 0.5 || c.rope_fraction == 1.0))
+    problem("rope_fraction", "must be 0.5 or 1, is " + text(c.rope_fraction));
+  if (!(c.a_floor >= 0) || !std::isfinite(c.a_floor))
+    problem("a_floor", "must be at least 0, is " + text(c.a_floor));
   if (!(c.dt_min > 0) || !(c.dt_max >= c.dt_min) || !std::isfinite(c.dt_max)) {
-    problem("dt_range", "must be [min, max] with 0 < min <= max, is [" + text(c.dt_min) + ", " + text(c.dt_max) + "]");
+    problem("dt_range", "must be [min, max] with 0 < min <= max, is [" + text(c.dt_min) + ", " +
+                            text(c.dt_max) + "]");
   }
   if (c.mimo_rank != 1) problem("mimo_rank", "must be 1 (SISO), is " + std::to_string(c.mimo_rank));
-  const bool unit = c.eigenvalue_min == 0 && c.eigenvalue_max == 1, symmetric = c.eigenvalue_min == -1 && c.eigenvalue_max == 1;
+  const bool unit = c.eigenvalue_min == 0 && c.eigenvalue_max == 1,
+             symmetric = c.eigenvalue_min == -1 && c.eigenvalue_max == 1;
   if (!unit && !symmetric) {
-    problem("eigenvalue_range", "must be [0, 1] or [-1, 1], is [" + text(c.eigenvalue_min) + ", " + text(c.eigenvalue_max) + "]");
+    problem("eigenvalue_range", "must be [0, 1] or [-1, 1], is [" + text(c.eigenvalue_min) + ", " +
+                                    text(c.eigenvalue_max) + "]");
   } else if (symmetric && c.mixer == "mamba3") {
-    problem("eigenvalue_range", "must be [0, 1] for mamba3, whose rotation supplies the signs; is [-1, 1]");
+    problem("eigenvalue_range",
+            "must be [0, 1] for mamba3, whose rotation supplies the signs; is [-1, 1]");
   }
-  if (c.d_intermediate < 0) problem("d_intermediate", "must be at least 0, is " + std::to_string(c.d_intermediate));
+  if (c.d_intermediate < 0)
+    problem("d_intermediate", "must be at least 0, is " + std::to_string(c.d_intermediate));
   if (!out.empty()) return out;
   if (static_cast<int64_t>(c.expand) * c.d_model > (1 << 20)) {
-    problem("d_model", "expand * d_model must be at most 1048576, is " + std::to_string(static_cast<int64_t>(c.expand) * c.d_model));
+    problem("d_model", "expand * d_model must be at most 1048576, is " +
+                           std::to_string(static_cast<int64_t>(c.expand) * c.d_model));
     return out;
   }
   if (c.d_inner() % c.headdim != 0) {
-    problem("headdim", "must divide expand * d_model = " + std::to_string(c.d_inner()) + ", is " + std::to_string(c.headdim));
+    problem("headdim", "must divide expand * d_model = " + std::to_string(c.d_inner()) + ", is " +
+                           std::to_string(c.headdim));
   } else if (c.nheads() % c.ngroups != 0) {
-    problem("ngroups", "must divide the number of heads, " + std::to_string(c.nheads()) + ", is " + std::to_string(c.ngroups));
+    problem("ngroups", "must divide the number of heads, " + std::to_string(c.nheads()) + ", is " +
+                           std::to_string(c.ngroups));
   }
   if (c.mixer == "mamba3" && c.rotation != "none" && nangles(c) == 0) {
-    problem("d_state", "must be at least 2 / rope_fraction to hold a rotated pair, is " + std::to_string(c.d_state));
+    problem("d_state", "must be at least 2 / rope_fraction to hold a rotated pair, is " +
+                           std::to_string(c.d_state));
   }
   return out;
 }
@@ -114,10 +130,12 @@ Mamba3ScanAttrs mamba3_attrs(const ModelConfig& c) {
   a.ngroups = c.ngroups;
   a.d_state = c.d_state;
   a.nangles = nangles(c);
-  a.rotation = c.rotation == "none" ? A::Rotation::kNone
-               : c.rotation == "standard" ? A::Rotation::kStandard : A::Rotation::kDataDependent;
-  a.discretization = c.discretization == "euler" ? A::Discretization::kEuler
-                     : c.discretization == "half" ? A::Discretization::kHalf : A::Discretization::kTrapezoidal;
+  a.rotation = c.rotation == "none"       ? A::Rotation::kNone
+               : c.rotation == "standard" ? A::Rotation::kStandard
+                                          : A::Rotation::kDataDependent;
+  a.discretization = c.discretization == "euler"  ? A::Discretization::kEuler
+                     : c.discretization == "half" ? A::Discretization::kHalf
+                                                  : A::Discretization::kTrapezoidal;
   a.heavy_tail = c.a_activation == "heavy_tail";
   a.a_floor = c.a_floor;
   a.chunked = c.scan != "recurrent";
@@ -143,9 +161,11 @@ std::vector<ParameterSpec> parameter_specs(const ModelConfig& c) {
   const bool mamba3 = c.mixer == "mamba3";
   out.push_back({"backbone.embedding.weight", {c.padded_vocab(), c.d_model}, Init::kNormal, 0.02});
   for (int l = 0; l < c.n_layers; ++l) {
-    const std::string layer = "backbone.layers." + std::to_string(l) + ".", mixer = layer + "mixer.";
+    const std::string layer = "backbone.layers." + std::to_string(l) + ".",
+                      mixer = layer + "mixer.";
     out.push_back({layer + "norm.weight", {c.d_model}, Init::kOnes, 1, false});
-    out.push_back({mixer + "in_proj.weight", {mixer_projection(c), c.d_model}, Init::kUniform, from_model});
+    out.push_back(
+        {mixer + "in_proj.weight", {mixer_projection(c), c.d_model}, Init::kUniform, from_model});
     if (!mamba3 || c.conv) {
       out.push_back({mixer + "conv1d.weight", {conv_channels(c), 1, 4}, Init::kUniform, 0.5});
       out.push_back({mixer + "conv1d.bias", {conv_channels(c)}, Init::kUniform, 0.5, false});
@@ -164,17 +184,23 @@ std::vector<ParameterSpec> parameter_specs(const ModelConfig& c) {
       out.push_back({mixer + "A_log", {c.nheads()}, Init::kLogUniformA, 1, false});
     }
     out.push_back({mixer + "D", {c.nheads()}, Init::kOnes, 1, false});
-    if (!mamba3 || c.out_norm == "rms") out.push_back({mixer + "norm.weight", {c.d_inner()}, Init::kOnes, 1, false});
-    out.push_back({mixer + "out_proj.weight", {c.d_model, c.d_inner()}, Init::kUniform, residual / std::sqrt(c.d_inner())});
+    if (!mamba3 || c.out_norm == "rms")
+      out.push_back({mixer + "norm.weight", {c.d_inner()}, Init::kOnes, 1, false});
+    out.push_back({mixer + "out_proj.weight",
+                   {c.d_model, c.d_inner()},
+                   Init::kUniform,
+                   residual / std::sqrt(c.d_inner())});
     if (c.mlp == "swiglu") {
       const int F = mlp_hidden(c);
       out.push_back({layer + "norm2.weight", {c.d_model}, Init::kOnes, 1, false});
       out.push_back({layer + "mlp.fc1.weight", {2 * F, c.d_model}, Init::kUniform, from_model});
-      out.push_back({layer + "mlp.fc2.weight", {c.d_model, F}, Init::kUniform, residual / std::sqrt(F)});
+      out.push_back(
+          {layer + "mlp.fc2.weight", {c.d_model, F}, Init::kUniform, residual / std::sqrt(F)});
     }
   }
   out.push_back({"backbone.norm_f.weight", {c.d_model}, Init::kOnes, 1, false});
-  if (!c.tie_embeddings) out.push_back({"lm_head.weight", {c.padded_vocab(), c.d_model}, Init::kUniform, from_model});
+  if (!c.tie_embeddings)
+    out.push_back({"lm_head.weight", {c.padded_vocab(), c.d_model}, Init::kUniform, from_model});
   return out;
 }
 
@@ -184,7 +210,8 @@ int64_t parameter_count(const ModelConfig& config) {
   return n;
 }
 
-std::vector<double> initial_values(const ParameterSpec& spec, const ModelConfig& config, uint32_t seed) {
+std::vector<double> initial_values(const ParameterSpec& spec, const ModelConfig& config,
+                                   uint32_t seed) {
   std::vector<double> out(static_cast<size_t>(spec.shape.size()), 1.0);
   const RngKey key{seed, Stream::kInit};
   const uint32_t parameter = name_hash(spec.name);
@@ -193,8 +220,11 @@ std::vector<double> initial_values(const ParameterSpec& spec, const ModelConfig&
     const RngBlock block = philox(key, {element, parameter, 0, 0});
     const double u = uniform01(block.v[0], block.v[1]);
     switch (spec.init) {
-      case Init::kOnes: break;
-      case Init::kUniform: out[i] = spec.scale * (2 * u - 1); break;
+      case Init::kOnes:
+        break;
+      case Init::kUniform:
+        out[i] = spec.scale * (2 * u - 1);
+        break;
       case Init::kNormal: {
         double first, second;
         normal_pair(block, first, second);
@@ -207,13 +237,16 @@ std::vector<double> initial_values(const ParameterSpec& spec, const ModelConfig&
         out[i] = dt0 + std::log(-std::expm1(-dt0));
         break;
       }
-      case Init::kLogUniformA: out[i] = std::log(1 + 15 * u); break;
+      case Init::kLogUniformA:
+        out[i] = std::log(1 + 15 * u);
+        break;
     }
   }
   return out;
 }
 
-ForwardGraph build_forward(Graph& graph, const ModelConfig& c, ValueId step, int batch, int seqlen) {
+ForwardGraph build_forward(Graph& graph, const ModelConfig& c, ValueId step, int batch,
+                           int seqlen) {
   ForwardGraph f;
   const auto drawn = graph.apply(Op::kDraw, DrawAttrs{batch, seqlen}, {step});
   f.tokens = drawn[0];
@@ -232,7 +265,8 @@ ForwardGraph build_forward(Graph& graph, const ModelConfig& c, ValueId step, int
   const RmsNormAttrs norm{1e-5};
   ValueId h = graph.apply1(Op::kEmbedding, {}, {f.tokens, weight("backbone.embedding.weight")});
   for (int l = 0; l < c.n_layers; ++l) {
-    const std::string layer = "backbone.layers." + std::to_string(l) + ".", mixer = layer + "mixer.";
+    const std::string layer = "backbone.layers." + std::to_string(l) + ".",
+                      mixer = layer + "mixer.";
     const ValueId u = graph.apply1(Op::kRmsNorm, norm, {h, weight(layer + "norm.weight")});
     ValueId proj = graph.apply1(Op::kLinear, {}, {u, weight(mixer + "in_proj.weight")});
     if (weight(mixer + "conv1d.weight") != kNoValue) {
@@ -241,26 +275,31 @@ ForwardGraph build_forward(Graph& graph, const ModelConfig& c, ValueId step, int
     }
     ValueId y;
     if (c.mixer == "mamba3") {
-      y = graph.apply(Op::kMamba3Scan, mamba3_attrs(c),
-                      {proj, weight(mixer + "dt_bias"), weight(mixer + "B_bias"), weight(mixer + "C_bias"),
-                       weight(mixer + "B_norm.weight"), weight(mixer + "C_norm.weight"), weight(mixer + "D"),
-                       weight(mixer + "norm.weight")})[0];
+      y = graph.apply(
+          Op::kMamba3Scan, mamba3_attrs(c),
+          {proj, weight(mixer + "dt_bias"), weight(mixer + "B_bias"), weight(mixer + "C_bias"),
+           weight(mixer + "B_norm.weight"), weight(mixer + "C_norm.weight"), weight(mixer + "D"),
+           weight(mixer + "norm.weight")})[0];
     } else {
       y = graph.apply(Op::kMamba2Scan, mamba2_attrs(c),
-                      {proj, weight(mixer + "dt_bias"), weight(mixer + "A_log"), weight(mixer + "D"), weight(mixer + "norm.weight")})[0];
+                      {proj, weight(mixer + "dt_bias"), weight(mixer + "A_log"),
+                       weight(mixer + "D"), weight(mixer + "norm.weight")})[0];
     }
-    h = graph.apply1(Op::kAdd, {}, {h, graph.apply1(Op::kLinear, {}, {y, weight(mixer + "out_proj.weight")})});
+    h = graph.apply1(Op::kAdd, {},
+                     {h, graph.apply1(Op::kLinear, {}, {y, weight(mixer + "out_proj.weight")})});
     if (c.mlp == "swiglu") {
       const ValueId v = graph.apply1(Op::kRmsNorm, norm, {h, weight(layer + "norm2.weight")});
       const ValueId ug = graph.apply1(Op::kLinear, {}, {v, weight(layer + "mlp.fc1.weight")});
       const ValueId m = graph.apply1(Op::kSwiglu, {}, {ug});
-      h = graph.apply1(Op::kAdd, {}, {h, graph.apply1(Op::kLinear, {}, {m, weight(layer + "mlp.fc2.weight")})});
+      h = graph.apply1(Op::kAdd, {},
+                       {h, graph.apply1(Op::kLinear, {}, {m, weight(layer + "mlp.fc2.weight")})});
     }
   }
   const ValueId out = graph.apply1(Op::kRmsNorm, norm, {h, weight("backbone.norm_f.weight")});
   const ValueId head = weight(c.tie_embeddings ? "backbone.embedding.weight" : "lm_head.weight");
   f.logits = graph.apply1(Op::kLinear, {}, {out, head});
-  const auto loss = graph.apply(Op::kCrossEntropy, CrossEntropyAttrs{c.vocab_size}, {f.logits, f.targets});
+  const auto loss =
+      graph.apply(Op::kCrossEntropy, CrossEntropyAttrs{c.vocab_size}, {f.logits, f.targets});
   f.loss = loss[0];
   f.accuracy = loss[1];
   return f;
@@ -281,7 +320,12 @@ struct Model<S>::Impl {
   int batch, seqlen;
 
   Impl(const ModelConfig& c, int batch_size, int length, bool with_gradients, int threads)
-      : config(c), specs(parameter_specs(c)), pool(threads), store(1, sizeof(S)), batch(batch_size), seqlen(length) {
+      : config(c),
+        specs(parameter_specs(c)),
+        pool(threads),
+        store(1, sizeof(S)),
+        batch(batch_size),
+        seqlen(length) {
     Graph graph;
     const ValueId step = graph.state("step", DType::kInt32, {1});
     forward = build_forward(graph, config, step, batch, seqlen);
@@ -291,12 +335,13 @@ struct Model<S>::Impl {
       keep.insert(keep.end(), gradients.begin(), gradients.end());
     }
     program = std::make_unique<CpuProgram<S>>(graph, store, pool, keep);
-    program->set_draw([this](int, uint32_t, uint32_t row, std::span<int32_t> t, std::span<int32_t> y) {
-      for (size_t i = 0; i < t.size(); ++i) {
-        t[i] = tokens[row * t.size() + i];
-        y[i] = targets[row * t.size() + i];
-      }
-    });
+    program->set_draw(
+        [this](int, uint32_t, uint32_t row, std::span<int32_t> t, std::span<int32_t> y) {
+          for (size_t i = 0; i < t.size(); ++i) {
+            t[i] = tokens[row * t.size() + i];
+            y[i] = targets[row * t.size() + i];
+          }
+        });
   }
 };
 
@@ -316,7 +361,8 @@ void Model<S>::set(const std::string& name, std::span<const double> values) {
   if (!impl_->store.has(name)) throw std::invalid_argument("the model has no parameter " + name);
   const auto n = static_cast<size_t>(impl_->store.elements(name));
   if (values.size() != n) {
-    throw std::invalid_argument(name + " has " + std::to_string(n) + " elements, got " + std::to_string(values.size()));
+    throw std::invalid_argument(name + " has " + std::to_string(n) + " elements, got " +
+                                std::to_string(values.size()));
   }
   S* p = impl_->store.template data<S>(name, 0);
   for (size_t i = 0; i < n; ++i) p[i] = static_cast<S>(values[i]);
@@ -336,7 +382,8 @@ void Model<S>::initialise(uint32_t seed) {
 template <class S>
 double Model<S>::run(std::span<const int32_t> tokens, std::span<const int32_t> targets) {
   const auto n = static_cast<size_t>(impl_->batch) * static_cast<size_t>(impl_->seqlen);
-  if (tokens.size() != n || targets.size() != n) throw std::invalid_argument("tokens and targets must have batch * seqlen elements");
+  if (tokens.size() != n || targets.size() != n)
+    throw std::invalid_argument("tokens and targets must have batch * seqlen elements");
   impl_->tokens = tokens;
   impl_->targets = targets;
   impl_->program->run();

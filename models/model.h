@@ -16,19 +16,20 @@ namespace statelab {
 
 /// How a parameter is drawn.
 enum class Init {
-  kUniform,    ///< U(-scale, scale)
-  kNormal,     ///< N(0, scale^2)
+  kUniform,  ///< U(-scale, scale)
+  kNormal,   ///< N(0, scale^2)
   kOnes,
-  kDtBias,     ///< inverse softplus of dt0, dt0 log-uniform in [dt_min, dt_max], at least 1e-4
-  kLogUniformA ///< log U(1, 16)
+  kDtBias,      ///< inverse softplus of dt0, dt0 log-uniform in [dt_min, dt_max], at least 1e-4
+  kLogUniformA  ///< log U(1, 16)
 };
 
 struct ParameterSpec {
-  std::string name;   ///< as in the official state_dict, e.g. "backbone.layers.0.mixer.in_proj.weight"
+  std::string
+      name;  ///< as in the official state_dict, e.g. "backbone.layers.0.mixer.in_proj.weight"
   Shape shape;
   Init init = Init::kUniform;
   double scale = 1;
-  bool decays = true; ///< weight decay applies (models.md section 2.5)
+  bool decays = true;  ///< weight decay applies (models.md section 2.5)
 };
 
 /// All trained parameters, in state_dict order. The configuration must be valid.
@@ -37,7 +38,8 @@ int64_t parameter_count(const ModelConfig& config);
 
 /// Initial values of one parameter, computed in double on the host. The draw is keyed by the parameter's name, so a
 /// parameter that two models share starts equal in both.
-std::vector<double> initial_values(const ParameterSpec& spec, const ModelConfig& config, uint32_t seed);
+std::vector<double> initial_values(const ParameterSpec& spec, const ModelConfig& config,
+                                   uint32_t seed);
 
 /// Attributes of the mixer's scan for this configuration.
 Mamba3ScanAttrs mamba3_attrs(const ModelConfig& config);
@@ -45,14 +47,15 @@ Mamba2ScanAttrs mamba2_attrs(const ModelConfig& config);
 
 struct ForwardGraph {
   ValueId tokens = kNoValue, targets = kNoValue;
-  ValueId logits = kNoValue;            ///< (batch, seqlen, padded vocabulary)
+  ValueId logits = kNoValue;  ///< (batch, seqlen, padded vocabulary)
   ValueId loss = kNoValue, accuracy = kNoValue;
-  std::vector<ValueId> parameters;      ///< in the order of parameter_specs()
+  std::vector<ValueId> parameters;  ///< in the order of parameter_specs()
 };
 
 /// Appends embedding, residual stack, head and loss to `graph`; `step` is the counter that the draw reads.
 /// Throws ShapeError for an impossible shape.
-ForwardGraph build_forward(Graph& graph, const ModelConfig& config, ValueId step, int batch, int seqlen);
+ForwardGraph build_forward(Graph& graph, const ModelConfig& config, ValueId step, int batch,
+                           int seqlen);
 
 /// One model in scalar S with weights set by hand: forward, loss and gradients of one batch. For tests, verification
 /// and inspection; training goes through TrainCohort.
@@ -70,8 +73,9 @@ class Model {
   /// tokens, targets (batch, seqlen); target -1 = not supervised. Returns the loss.
   double run(std::span<const int32_t> tokens, std::span<const int32_t> targets);
   double accuracy() const;
-  std::vector<double> logits() const;                         ///< (batch, seqlen, padded vocabulary)
-  std::vector<double> gradient(const std::string& name) const;  ///< after run(), with_gradients only
+  std::vector<double> logits() const;  ///< (batch, seqlen, padded vocabulary)
+  std::vector<double> gradient(
+      const std::string& name) const;  ///< after run(), with_gradients only
 
  private:
   struct Impl;

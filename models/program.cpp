@@ -6,7 +6,8 @@ namespace statelab {
 namespace {
 
 std::byte* aligned(std::vector<std::byte>& memory) {
-  return reinterpret_cast<std::byte*>((reinterpret_cast<uintptr_t>(memory.data()) + kAlignment - 1) / kAlignment * kAlignment);
+  return reinterpret_cast<std::byte*>(
+      (reinterpret_cast<uintptr_t>(memory.data()) + kAlignment - 1) / kAlignment * kAlignment);
 }
 
 }  // namespace
@@ -20,7 +21,8 @@ Operand MemberStore::bind(const std::string& name, const ValueType& type) {
     e.memory.resize(static_cast<size_t>(members_ * stride + kAlignment));
     e.operand = {aligned(e.memory), stride, &e.type.shape};
   } else if (!(e.type.shape == type.shape) || e.type.dtype != type.dtype) {
-    throw std::logic_error(name + " exists as " + e.type.shape.text() + " and is asked for as " + type.shape.text());
+    throw std::logic_error(name + " exists as " + e.type.shape.text() + " and is asked for as " +
+                           type.shape.text());
   }
   return e.operand;
 }
@@ -32,7 +34,8 @@ int64_t MemberStore::bytes() const {
 }
 
 template <class S>
-CpuProgram<S>::CpuProgram(const Graph& graph, MemberStore& store, ThreadPool& pool, std::vector<ValueId> keep)
+CpuProgram<S>::CpuProgram(const Graph& graph, MemberStore& store, ThreadPool& pool,
+                          std::vector<ValueId> keep)
     : graph_(graph), members_(store.members()), executor_(pool) {
   const auto& nodes = graph_.nodes();
   std::vector<std::vector<const ValueType*>> in_types(nodes.size());
@@ -41,12 +44,14 @@ CpuProgram<S>::CpuProgram(const Graph& graph, MemberStore& store, ThreadPool& po
   std::vector<int64_t> workspace;
   int64_t scratch = 0;
   for (size_t n = 0; n < nodes.size(); ++n) {
-    for (ValueId id : nodes[n].inputs) in_types[n].push_back(id == kNoValue ? nullptr : &graph_.value(id).type);
+    for (ValueId id : nodes[n].inputs)
+      in_types[n].push_back(id == kNoValue ? nullptr : &graph_.value(id).type);
     for (ValueId id : nodes[n].outputs) out_types[n].push_back(graph_.value(id).type);
     shapes.push_back({nodes[n].op, &nodes[n].attributes, in_types[n], out_types[n]});
     const CpuKernel<S>& kernel = cpu_kernel<S>(nodes[n].op);
     const int64_t elements = kernel.workspace_elements ? kernel.workspace_elements(shapes[n]) : 0;
-    workspace.push_back((elements * static_cast<int64_t>(sizeof(S)) + kAlignment - 1) / kAlignment * kAlignment);
+    workspace.push_back((elements * static_cast<int64_t>(sizeof(S)) + kAlignment - 1) / kAlignment *
+                        kAlignment);
     if (kernel.scratch_elements) scratch = std::max(scratch, kernel.scratch_elements(shapes[n]));
   }
   plan_ = plan_memory(graph_, workspace, keep, members_, sizeof(S));
@@ -56,7 +61,9 @@ CpuProgram<S>::CpuProgram(const Graph& graph, MemberStore& store, ThreadPool& po
   for (size_t v = 0; v < graph_.values().size(); ++v) {
     const Value& value = graph_.values()[v];
     if (value.role == Role::kTemporary) {
-      operands_.push_back({base + plan_.offset[v], member_stride_bytes(value.type.shape, value.type.dtype, sizeof(S)), &value.type.shape});
+      operands_.push_back({base + plan_.offset[v],
+                           member_stride_bytes(value.type.shape, value.type.dtype, sizeof(S)),
+                           &value.type.shape});
     } else {
       operands_.push_back(store.bind(value.name, value.type));
     }
@@ -64,12 +71,18 @@ CpuProgram<S>::CpuProgram(const Graph& graph, MemberStore& store, ThreadPool& po
   in_.resize(nodes.size());
   out_.resize(nodes.size());
   for (size_t n = 0; n < nodes.size(); ++n) {
-    for (ValueId id : nodes[n].inputs) in_[n].push_back(id == kNoValue ? Operand{} : operands_[static_cast<size_t>(id)]);
+    for (ValueId id : nodes[n].inputs)
+      in_[n].push_back(id == kNoValue ? Operand{} : operands_[static_cast<size_t>(id)]);
     for (ValueId id : nodes[n].outputs) out_[n].push_back(operands_[static_cast<size_t>(id)]);
     const CpuKernel<S>& kernel = cpu_kernel<S>(nodes[n].op);
     PreparedCall<S> p;
-    p.call = {nodes[n].op, &nodes[n].attributes, in_[n], out_[n],
-              workspace[n] > 0 ? Operand{base + plan_.workspace_offset[n], workspace[n], nullptr} : Operand{}, &draw_};
+    p.call = {nodes[n].op,
+              &nodes[n].attributes,
+              in_[n],
+              out_[n],
+              workspace[n] > 0 ? Operand{base + plan_.workspace_offset[n], workspace[n], nullptr}
+                               : Operand{},
+              &draw_};
     p.kernel = &kernel;
     p.blocks = kernel.blocks(shapes[n]);
     calls_.push_back(p);

@@ -64,8 +64,8 @@ class CpuProgram {
   MemoryPlan plan_;
   int members_;
   std::vector<std::byte> arena_;
-  std::vector<Operand> operands_;                 // per value
-  std::vector<std::vector<Operand>> in_, out_;    // per node; Call holds spans of these
+  std::vector<Operand> operands_;               // per value
+  std::vector<std::vector<Operand>> in_, out_;  // per node; Call holds spans of these
   std::vector<PreparedCall<S>> calls_;
   Executor<S> executor_;
   DrawRow draw_;

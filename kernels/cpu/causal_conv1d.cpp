@@ -17,18 +17,22 @@ Partition partition(int batch) { return Partition::of(batch, 32, 1); }
 template <class S>
 void transpose_taps(const S* weight, int channels, int width, S* taps) {
   for (int c = 0; c < channels; ++c) {
-    for (int j = 0; j < width; ++j) taps[int64_t(j) * padded(channels) + c] = weight[int64_t(c) * width + j];
+    for (int j = 0; j < width; ++j)
+      taps[int64_t(j) * padded(channels) + c] = weight[int64_t(c) * width + j];
   }
 }
 
 /// Pre-activation of one token into `pre` (C).
 template <class S>
-void convolve(const Attrs& a, const S* x_b, int width_x, int t, const S* taps, const S* bias, S* pre) {
+void convolve(const Attrs& a, const S* x_b, int width_x, int t, const S* taps, const S* bias,
+              S* pre) {
   auto p = row(pre, a.channels);
   p = row(bias, a.channels);
   for (int j = 0; j < a.width; ++j) {
     const int u = t - a.width + 1 + j + (STATELAB_FAULT(conv_looks_ahead) ? 1 : 0);
-    if (u >= 0 && u <= t) p += row(taps + int64_t(j) * padded(a.channels), a.channels) * row(x_b + int64_t(u) * width_x + a.begin, a.channels);
+    if (u >= 0 && u <= t)
+      p += row(taps + int64_t(j) * padded(a.channels), a.channels) *
+           row(x_b + int64_t(u) * width_x + a.begin, a.channels);
   }
 }
 
@@ -62,7 +66,9 @@ void run_fwd(const Call& call, int member, int block, S* scratch) {
 
 int blocks_bwd(const CallShapes& c) { return partition(c.in[1]->shape[0]).parts; }
 int64_t partial_elements(const Attrs& a) { return (a.width + 1) * padded(a.channels); }
-int64_t workspace_bwd(const CallShapes& c) { return blocks_bwd(c) * partial_elements(c.attrs<Attrs>()); }
+int64_t workspace_bwd(const CallShapes& c) {
+  return blocks_bwd(c) * partial_elements(c.attrs<Attrs>());
+}
 int64_t scratch_bwd(const CallShapes& c) {
   const auto& a = c.attrs<Attrs>();
   return (a.width + 1) * padded(a.channels) + c.in[1]->shape[1] * padded(a.channels);
@@ -74,10 +80,12 @@ void run_bwd(const Call& call, int member, int block, S* scratch) {
   const Shape& shape = *call.in[1].shape;
   const int T = shape[1], W = shape[2], C = a.channels;
   const int64_t C16 = padded(C);
-  const S *dy = call.in[0].at<const S>(member), *x = call.in[1].at<const S>(member), *bias = call.in[3].at<const S>(member);
+  const S *dy = call.in[0].at<const S>(member), *x = call.in[1].at<const S>(member),
+          *bias = call.in[3].at<const S>(member);
   S* dx = call.out[0].at<S>(member);
   S *taps = scratch, *pre = scratch + a.width * C16, *dpre = pre + C16;
-  S* partial = call.workspace.at<S>(member) + block * partial_elements(a);   // taps (W, C), then bias (C)
+  S* partial =
+      call.workspace.at<S>(member) + block * partial_elements(a);  // taps (W, C), then bias (C)
   std::fill(partial, partial + partial_elements(a), S(0));
   transpose_taps(call.in[2].at<const S>(member), C, a.width, taps);
   const Partition part = partition(shape[0]);
@@ -118,7 +126,8 @@ void finish_bwd(const Call& call, int member) {
   for (int b = 0; b < count; ++b) {
     const S* p = call.workspace.at<S>(member) + b * partial_elements(a);
     for (int c = 0; c < a.channels; ++c) {
-      for (int j = 0; j < a.width; ++j) dweight[int64_t(c) * a.width + j] += p[j * padded(a.channels) + c];
+      for (int j = 0; j < a.width; ++j)
+        dweight[int64_t(c) * a.width + j] += p[j * padded(a.channels) + c];
       dbias[c] += p[a.width * padded(a.channels) + c];
     }
   }

@@ -35,11 +35,15 @@ double logsumexp(const S* logits, int n) {
 }
 
 int blocks_fwd(const CallShapes& c) { return row_blocks(c.in[1]->shape.size()).parts; }
-int64_t workspace_fwd(const CallShapes& c) { return blocks_fwd(c) * padded(static_cast<int64_t>(sizeof(Partial) / sizeof(float))); }
+int64_t workspace_fwd(const CallShapes& c) {
+  return blocks_fwd(c) * padded(static_cast<int64_t>(sizeof(Partial) / sizeof(float)));
+}
 
 template <class S>
 Partial* partial(const Call& call, int member, int block) {
-  return reinterpret_cast<Partial*>(call.workspace.at<S>(member) + block * padded(static_cast<int64_t>(sizeof(Partial) / sizeof(float))));
+  return reinterpret_cast<Partial*>(
+      call.workspace.at<S>(member) +
+      block * padded(static_cast<int64_t>(sizeof(Partial) / sizeof(float))));
 }
 
 template <class S>
@@ -87,7 +91,8 @@ void run_bwd(const Call& call, int member, int block, S*) {
   int64_t supervised = 0;
   for (int64_t r = 0; r < rows; ++r) supervised += targets[r] >= 0;
   if (STATELAB_FAULT(loss_mean_over_all_positions)) supervised = rows;
-  const double scale = static_cast<double>(call.in[0].at<const S>(member)[0]) / static_cast<double>(std::max<int64_t>(supervised, 1));
+  const double scale = static_cast<double>(call.in[0].at<const S>(member)[0]) /
+                       static_cast<double>(std::max<int64_t>(supervised, 1));
   for (int64_t r = part.begin(block); r < part.end(block); ++r) {
     S* d = dlogits + r * width;
     for (int i = 0; i < width; ++i) d[i] = S(0);
@@ -95,7 +100,8 @@ void run_bwd(const Call& call, int member, int block, S*) {
     const S* l = logits + r * width;
     const double lse = logsumexp(l, classes);
     for (int i = 0; i < classes; ++i) {
-      d[i] = static_cast<S>(scale * (std::exp(static_cast<double>(l[i]) - lse) - (i == targets[r] ? 1.0 : 0.0)));
+      d[i] = static_cast<S>(
+          scale * (std::exp(static_cast<double>(l[i]) - lse) - (i == targets[r] ? 1.0 : 0.0)));
     }
   }
 }
@@ -104,7 +110,10 @@ void run_bwd(const Call& call, int member, int block, S*) {
 
 template <class S>
 CpuKernel<S> cross_entropy_kernel() {
-  return {.blocks = blocks_fwd, .workspace_elements = workspace_fwd, .run = run_fwd<S>, .finish = finish_fwd<S>};
+  return {.blocks = blocks_fwd,
+          .workspace_elements = workspace_fwd,
+          .run = run_fwd<S>,
+          .finish = finish_fwd<S>};
 }
 template <class S>
 CpuKernel<S> cross_entropy_bwd_kernel() {

@@ -23,8 +23,8 @@ template <class S>
 void run_add(const Call& call, int member, int block, S*) {
   const Partition part = elements(call.out[0].shape->size());
   const int64_t begin = part.begin(block), n = part.end(block) - begin;
-  row(call.out[0].at<S>(member) + begin, n) =
-      row(call.in[0].at<const S>(member) + begin, n) + row(call.in[1].at<const S>(member) + begin, n);
+  row(call.out[0].at<S>(member) + begin, n) = row(call.in[0].at<const S>(member) + begin, n) +
+                                              row(call.in[1].at<const S>(member) + begin, n);
 }
 
 Partition rows_of(int64_t rows) { return Partition::of(rows, 32, 64); }

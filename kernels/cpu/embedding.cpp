@@ -34,7 +34,8 @@ void run_bwd(const Call& call, int member, int block, S*) {
   const S* dy = call.in[1].at<const S>(member);
   S* partial = call.workspace.at<S>(member) + block * padded(w.size());
   std::fill(partial, partial + w.size(), S(0));
-  for (int64_t r = part.begin(block); r < part.end(block); ++r) row(partial + int64_t(tokens[r]) * d, d) += row(dy + r * d, d);
+  for (int64_t r = part.begin(block); r < part.end(block); ++r)
+    row(partial + int64_t(tokens[r]) * d, d) += row(dy + r * d, d);
 }
 
 template <class S>
@@ -54,7 +55,10 @@ CpuKernel<S> embedding_kernel() {
 }
 template <class S>
 CpuKernel<S> embedding_bwd_kernel() {
-  return {.blocks = blocks, .workspace_elements = workspace_bwd, .run = run_bwd<S>, .finish = finish_bwd<S>};
+  return {.blocks = blocks,
+          .workspace_elements = workspace_bwd,
+          .run = run_bwd<S>,
+          .finish = finish_bwd<S>};
 }
 template CpuKernel<float> embedding_kernel();
 template CpuKernel<double> embedding_kernel();

@@ -11,32 +11,58 @@ template <class S>
 CpuKernel<S> make(Op op) {
   using namespace cpu;
   switch (op) {
-    case Op::kDraw: return draw_kernel<S>();
-    case Op::kConstant: return constant_kernel<S>();
-    case Op::kAdd: return add_kernel<S>();
-    case Op::kEmbedding: return embedding_kernel<S>();
-    case Op::kEmbeddingBwd: return embedding_bwd_kernel<S>();
-    case Op::kLinear: return linear_kernel<S>();
-    case Op::kLinearBwdX: return linear_bwd_x_kernel<S>();
-    case Op::kLinearBwdW: return linear_bwd_w_kernel<S>();
-    case Op::kRmsNorm: return rms_norm_kernel<S>();
-    case Op::kRmsNormBwd: return rms_norm_bwd_kernel<S>();
-    case Op::kSwiglu: return swiglu_kernel<S>();
-    case Op::kSwigluBwd: return swiglu_bwd_kernel<S>();
-    case Op::kCausalConv1d: return causal_conv1d_kernel<S>();
-    case Op::kCausalConv1dBwd: return causal_conv1d_bwd_kernel<S>();
-    case Op::kMamba3Scan: return mamba3_scan_kernel<S>();
-    case Op::kMamba3ScanBwd: return mamba3_scan_bwd_kernel<S>();
-    case Op::kMamba2Scan: return mamba2_scan_kernel<S>();
-    case Op::kMamba2ScanBwd: return mamba2_scan_bwd_kernel<S>();
-    case Op::kCrossEntropy: return cross_entropy_kernel<S>();
-    case Op::kCrossEntropyBwd: return cross_entropy_bwd_kernel<S>();
-    case Op::kGlobalNorm: return global_norm_kernel<S>();
-    case Op::kSchedule: return schedule_kernel<S>();
-    case Op::kGuard: return guard_kernel<S>();
-    case Op::kAdamW: return adamw_kernel<S>();
-    case Op::kMetrics: return metrics_kernel<S>();
-    case Op::kAdvance: return advance_kernel<S>();
+    case Op::kDraw:
+      return draw_kernel<S>();
+    case Op::kConstant:
+      return constant_kernel<S>();
+    case Op::kAdd:
+      return add_kernel<S>();
+    case Op::kEmbedding:
+      return embedding_kernel<S>();
+    case Op::kEmbeddingBwd:
+      return embedding_bwd_kernel<S>();
+    case Op::kLinear:
+      return linear_kernel<S>();
+    case Op::kLinearBwdX:
+      return linear_bwd_x_kernel<S>();
+    case Op::kLinearBwdW:
+      return linear_bwd_w_kernel<S>();
+    case Op::kRmsNorm:
+      return rms_norm_kernel<S>();
+    case Op::kRmsNormBwd:
+      return rms_norm_bwd_kernel<S>();
+    case Op::kSwiglu:
+      return swiglu_kernel<S>();
+    case Op::kSwigluBwd:
+      return swiglu_bwd_kernel<S>();
+    case Op::kCausalConv1d:
+      return causal_conv1d_kernel<S>();
+    case Op::kCausalConv1dBwd:
+      return causal_conv1d_bwd_kernel<S>();
+    case Op::kMamba3Scan:
+      return mamba3_scan_kernel<S>();
+    case Op::kMamba3ScanBwd:
+      return mamba3_scan_bwd_kernel<S>();
+    case Op::kMamba2Scan:
+      return mamba2_scan_kernel<S>();
+    case Op::kMamba2ScanBwd:
+      return mamba2_scan_bwd_kernel<S>();
+    case Op::kCrossEntropy:
+      return cross_entropy_kernel<S>();
+    case Op::kCrossEntropyBwd:
+      return cross_entropy_bwd_kernel<S>();
+    case Op::kGlobalNorm:
+      return global_norm_kernel<S>();
+    case Op::kSchedule:
+      return schedule_kernel<S>();
+    case Op::kGuard:
+      return guard_kernel<S>();
+    case Op::kAdamW:
+      return adamw_kernel<S>();
+    case Op::kMetrics:
+      return metrics_kernel<S>();
+    case Op::kAdvance:
+      return advance_kernel<S>();
   }
   throw std::logic_error(std::string("no CPU kernel for ") + op_name(op));
 }

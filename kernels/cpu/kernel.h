@@ -25,13 +25,14 @@ struct Operand {
 };
 
 /// Supplies the rows of a draw op: (member, step, row, tokens, targets).
-using DrawRow = std::function<void(int, uint32_t, uint32_t, std::span<int32_t>, std::span<int32_t>)>;
+using DrawRow =
+    std::function<void(int, uint32_t, uint32_t, std::span<int32_t>, std::span<int32_t>)>;
 
 struct Call {
   Op op{};
   const Attributes* attributes = nullptr;
   std::span<const Operand> in, out;
-  Operand workspace;            ///< workspace_elements() reals per member
+  Operand workspace;  ///< workspace_elements() reals per member
   const DrawRow* draw = nullptr;
 
   template <class A>
@@ -44,7 +45,7 @@ struct Call {
 struct CallShapes {
   Op op{};
   const Attributes* attributes = nullptr;
-  std::span<const ValueType* const> in;   ///< nullptr = absent
+  std::span<const ValueType* const> in;  ///< nullptr = absent
   std::span<const ValueType> out;
 
   template <class A>
@@ -55,11 +56,13 @@ struct CallShapes {
 
 template <class S>
 struct CpuKernel {
-  int (*blocks)(const CallShapes&) = nullptr;                 ///< tasks per member
-  int64_t (*workspace_elements)(const CallShapes&) = nullptr; ///< per member, shared by its blocks; null = 0
-  int64_t (*scratch_elements)(const CallShapes&) = nullptr;   ///< per running block; null = 0
+  int (*blocks)(const CallShapes&) = nullptr;  ///< tasks per member
+  int64_t (*workspace_elements)(const CallShapes&) =
+      nullptr;  ///< per member, shared by its blocks; null = 0
+  int64_t (*scratch_elements)(const CallShapes&) = nullptr;  ///< per running block; null = 0
   void (*run)(const Call&, int member, int block, S* scratch) = nullptr;
-  void (*finish)(const Call&, int member) = nullptr;          ///< after all blocks of the member; may be null
+  void (*finish)(const Call&,
+                 int member) = nullptr;  ///< after all blocks of the member; may be null
 };
 
 /// The kernel of an op; S = float trains, S = double is the reference. Every op has one.

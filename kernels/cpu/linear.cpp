@@ -5,7 +5,9 @@
 namespace statelab::cpu {
 namespace {
 
-Partition row_blocks(int64_t rows) { return Partition::of(rows, 1 << 20, 256); }   // runs of 256 rows
+Partition row_blocks(int64_t rows) {
+  return Partition::of(rows, 1 << 20, 256);
+}  // runs of 256 rows
 Partition weight_blocks(int64_t rows) { return Partition::of(rows, 16, 64); }
 
 int blocks_rows(const CallShapes& c) { return row_blocks(c.in[0]->shape.rows()).parts; }
@@ -28,11 +30,14 @@ void run_bwd_x(const Call& call, int member, int block, S*) {
   const int64_t begin = part.begin(block), rows = part.end(block) - begin;
   const int in = w[1], out = w[0];
   matrix(call.out[0].at<S>(member) + begin * in, rows, in, in).noalias() =
-      matrix(call.in[0].at<const S>(member) + begin * out, rows, out, out) * matrix(call.in[1].at<const S>(member), out, in, in);
+      matrix(call.in[0].at<const S>(member) + begin * out, rows, out, out) *
+      matrix(call.in[1].at<const S>(member), out, in, in);
 }
 
 int blocks_bwd_w(const CallShapes& c) { return weight_blocks(c.in[0]->shape.rows()).parts; }
-int64_t workspace_bwd_w(const CallShapes& c) { return blocks_bwd_w(c) * padded(c.out[0].shape.size()); }
+int64_t workspace_bwd_w(const CallShapes& c) {
+  return blocks_bwd_w(c) * padded(c.out[0].shape.size());
+}
 
 template <class S>
 void run_bwd_w(const Call& call, int member, int block, S*) {
@@ -66,7 +71,10 @@ CpuKernel<S> linear_bwd_x_kernel() {
 }
 template <class S>
 CpuKernel<S> linear_bwd_w_kernel() {
-  return {.blocks = blocks_bwd_w, .workspace_elements = workspace_bwd_w, .run = run_bwd_w<S>, .finish = finish_bwd_w<S>};
+  return {.blocks = blocks_bwd_w,
+          .workspace_elements = workspace_bwd_w,
+          .run = run_bwd_w<S>,
+          .finish = finish_bwd_w<S>};
 }
 template CpuKernel<float> linear_kernel();
 template CpuKernel<double> linear_kernel();

@@ -14,7 +14,12 @@ using Attrs = Mamba2ScanAttrs;
 struct Columns {
   int z, x, B, C, dd_dt, width;
   explicit Columns(const Attrs& a)
-      : z(0), x(a.d_inner()), B(2 * a.d_inner()), C(B + a.ngroups * a.d_state), dd_dt(C + a.ngroups * a.d_state), width(a.d_proj()) {}
+      : z(0),
+        x(a.d_inner()),
+        B(2 * a.d_inner()),
+        C(B + a.ngroups * a.d_state),
+        dd_dt(C + a.ngroups * a.d_state),
+        width(a.d_proj()) {}
 };
 
 Partition partition(int batch) { return Partition::of(batch, 32, 1); }
@@ -30,7 +35,8 @@ struct Head {
     for (S** p : {&raw, &dt, &decay, &alpha, &same, &diag}) *p = s.take(L);
   }
 
-  void compute(const Attrs& a, const Columns& col, const S* proj_c, int h, int L, S bias, S A_log, S D) {
+  void compute(const Attrs& a, const Columns& col, const S* proj_c, int h, int L, S bias, S A_log,
+               S D) {
     const int g = h / (a.nheads / a.ngroups), N = a.d_state;
     A = -std::exp(A_log);
     for (int i = 0; i < L; ++i) {
@@ -61,7 +67,8 @@ int blocks_fwd(const CallShapes& c) { return partition(c.in[0]->shape[0]).parts;
 int64_t scratch_fwd(const CallShapes& c) {
   const auto& a = c.attrs<Attrs>();
   const int L = std::min(a.chunk_size, c.in[0]->shape[1]);
-  return Head<float>::elements(L, a.d_state) + ChunkScratch<float>::elements(L) + padded(int64_t(a.nheads) * a.headdim * a.d_state) + 64;
+  return Head<float>::elements(L, a.d_state) + ChunkScratch<float>::elements(L) +
+         padded(int64_t(a.nheads) * a.headdim * a.d_state) + 64;
 }
 
 template <class S>
@@ -70,10 +77,12 @@ void run_fwd(const Call& call, int member, int block, S* scratch) {
   const Columns col(a);
   const Shape& shape = *call.in[0].shape;
   const S* proj = call.in[0].at<const S>(member);
-  const S *dt_bias = call.in[1].at<const S>(member), *A_log = call.in[2].at<const S>(member), *D = call.in[3].at<const S>(member),
-          *norm = call.in[4].at<const S>(member);
-  S *y = call.out[0].at<S>(member), *o = call.out[1].at<S>(member), *states = call.out[2].at<S>(member);
-  const int T = shape[1], H = a.nheads, P = a.headdim, N = a.d_state, d_inner = a.d_inner(), group = d_inner / a.ngroups;
+  const S *dt_bias = call.in[1].at<const S>(member), *A_log = call.in[2].at<const S>(member),
+          *D = call.in[3].at<const S>(member), *norm = call.in[4].at<const S>(member);
+  S *y = call.out[0].at<S>(member), *o = call.out[1].at<S>(member),
+    *states = call.out[2].at<S>(member);
+  const int T = shape[1], H = a.nheads, P = a.headdim, N = a.d_state, d_inner = a.d_inner(),
+            group = d_inner / a.ngroups;
   const int Q = std::min(a.chunk_size, T), nchunks = (T + a.chunk_size - 1) / a.chunk_size;
   const int64_t state_size = int64_t(P) * N;
   ScratchArrays<S> s(scratch);
@@ -94,7 +103,16 @@ void run_fwd(const Call& call, int member, int block, S* scratch) {
         } else {
           std::memcpy(saved, state_h, size_t(state_size) * sizeof(S));
         }
-        const Chunk<S> chunk{L, P, N, head.q, head.k, proj_c + col.x + int64_t(h) * P, col.width, head.alpha, head.dt, head.diag,
+        const Chunk<S> chunk{L,
+                             P,
+                             N,
+                             head.q,
+                             head.k,
+                             proj_c + col.x + int64_t(h) * P,
+                             col.width,
+                             head.alpha,
+                             head.dt,
+                             head.diag,
                              ci > 0 ? saved : nullptr};
         S* o_h = o + (b * T + t0) * d_inner + int64_t(h) * P;
         S* next = ci + 1 < nchunks ? state_h : nullptr;
@@ -129,18 +147,21 @@ struct Partials {
   static int64_t elements(const Attrs& a) { return 3 * padded(a.nheads) + padded(a.d_inner()); }
   Partials(S* p, const Attrs& a) {
     ScratchArrays<S> s(p);
-    dt_bias = s.take(a.nheads), A_log = s.take(a.nheads), D = s.take(a.nheads), norm = s.take(a.d_inner());
+    dt_bias = s.take(a.nheads), A_log = s.take(a.nheads), D = s.take(a.nheads),
+    norm = s.take(a.d_inner());
   }
 };
 
-int64_t workspace_bwd(const CallShapes& c) { return blocks_bwd(c) * Partials<float>::elements(c.attrs<Attrs>()); }
+int64_t workspace_bwd(const CallShapes& c) {
+  return blocks_bwd(c) * Partials<float>::elements(c.attrs<Attrs>());
+}
 
 int64_t scratch_bwd(const CallShapes& c) {
   const auto& a = c.attrs<Attrs>();
   const int L = std::min(a.chunk_size, c.in[1]->shape[1]);
   return Head<float>::elements(L, a.d_state) + ChunkScratch<float>::elements(L) +
-         padded(int64_t(a.nheads) * a.headdim * a.d_state) + padded(int64_t(L) * a.d_inner()) + 2 * padded(int64_t(L) * a.d_state) +
-         3 * padded(L) + padded(a.d_inner()) + 64;
+         padded(int64_t(a.nheads) * a.headdim * a.d_state) + padded(int64_t(L) * a.d_inner()) +
+         2 * padded(int64_t(L) * a.d_state) + 3 * padded(L) + padded(a.d_inner()) + 64;
 }
 
 template <class S>
@@ -150,11 +171,12 @@ void run_bwd(const Call& call, int member, int block, S* scratch) {
   const Shape& shape = *call.in[1].shape;
   const S* dy = call.in[0].at<const S>(member);
   const S* proj = call.in[1].at<const S>(member);
-  const S *dt_bias = call.in[2].at<const S>(member), *A_log = call.in[3].at<const S>(member), *D = call.in[4].at<const S>(member),
-          *norm = call.in[5].at<const S>(member);
+  const S *dt_bias = call.in[2].at<const S>(member), *A_log = call.in[3].at<const S>(member),
+          *D = call.in[4].at<const S>(member), *norm = call.in[5].at<const S>(member);
   const S *o = call.in[6].at<const S>(member), *states = call.in[7].at<const S>(member);
   S* dproj = call.out[0].at<S>(member);
-  const int T = shape[1], H = a.nheads, P = a.headdim, N = a.d_state, d_inner = a.d_inner(), group = d_inner / a.ngroups;
+  const int T = shape[1], H = a.nheads, P = a.headdim, N = a.d_state, d_inner = a.d_inner(),
+            group = d_inner / a.ngroups;
   const int Q = std::min(a.chunk_size, T), nchunks = (T + a.chunk_size - 1) / a.chunk_size;
   const int64_t state_size = int64_t(P) * N;
   const S factor = a.negative_eigenvalues ? S(2) : S(1);
@@ -182,7 +204,7 @@ void run_bwd(const Call& call, int member, int block, S* scratch) {
         auto d = row(dout + int64_t(i) * d_inner, d_inner);
         auto m = row(gated, d_inner);
         dz = S(1) / (S(1) + (-z).exp());
-        m = row(o + at, d_inner) * z * dz;                    // o * silu(z)
+        m = row(o + at, d_inner) * z * dz;  // o * silu(z)
         for (int g = 0; g < a.ngroups; ++g) {
           const int64_t c = int64_t(g) * group;
           const auto mg = m.segment(c, group);
@@ -194,21 +216,31 @@ void run_bwd(const Call& call, int member, int block, S* scratch) {
           d.segment(c, group) = r * (gy * w - mg * r * dot);  // cotangent of o * silu(z)
         }
         if (STATELAB_FAULT(mamba2_norm_before_gate)) d = row(dy + at, d_inner) * row(norm, d_inner);
-        m = dz;                                               // sigmoid
+        m = dz;  // sigmoid
         dz = d * row(o + at, d_inner) * m * (S(1) + z * (S(1) - m));
         d *= z * m;
       }
       for (int i = 0; i < L; ++i) {
         S* d = dproj_c + i * int64_t(col.width);
-        std::fill(d + col.B, d + col.dd_dt, S(0));            // summed over the heads of a group
+        std::fill(d + col.B, d + col.dd_dt, S(0));  // summed over the heads of a group
       }
       for (int h = 0; h < H; ++h) {
         const int g = h / (H / a.ngroups);
         head.compute(a, col, proj_c, h, L, dt_bias[h], A_log[h], D[h]);
-        const Chunk<S> chunk{L, P, N, head.q, head.k, proj_c + col.x + int64_t(h) * P, col.width, head.alpha, head.dt, head.diag,
+        const Chunk<S> chunk{L,
+                             P,
+                             N,
+                             head.q,
+                             head.k,
+                             proj_c + col.x + int64_t(h) * P,
+                             col.width,
+                             head.alpha,
+                             head.dt,
+                             head.diag,
                              ci > 0 ? states + ((b * H + h) * nchunks + ci) * state_size : nullptr};
-        const ChunkGradients<S> grad{dq, dk, dproj_c + col.x + int64_t(h) * P, col.width, dw, ddiag, dalpha,
-                                     dstate + h * state_size, ci == nchunks - 1, ci > 0};
+        const ChunkGradients<S> grad{
+            dq,    dk,     dproj_c + col.x + int64_t(h) * P, col.width,         dw,
+            ddiag, dalpha, dstate + h * state_size,          ci == nchunks - 1, ci > 0};
         if (a.chunked) {
           chunk_backward(chunk, chunk_scratch, dout + int64_t(h) * P, d_inner, grad);
         } else {
@@ -217,8 +249,10 @@ void run_bwd(const Call& call, int member, int block, S* scratch) {
         for (int i = 0; i < L; ++i) {
           S* d = dproj_c + i * int64_t(col.width);
           const S dsame = head.dt[i] * ddiag[i];
-          row(d + col.C + g * N, N) += row(dq + int64_t(i) * N, N) + dsame * row(head.k + int64_t(i) * N, N);
-          row(d + col.B + g * N, N) += row(dk + int64_t(i) * N, N) + dsame * row(head.q + int64_t(i) * N, N);
+          row(d + col.C + g * N, N) +=
+              row(dq + int64_t(i) * N, N) + dsame * row(head.k + int64_t(i) * N, N);
+          row(d + col.B + g * N, N) +=
+              row(dk + int64_t(i) * N, N) + dsame * row(head.q + int64_t(i) * N, N);
           const S de = dalpha[i] * factor * head.decay[i];
           const S ddt = dw[i] + head.same[i] * ddiag[i] + head.A * de;
           const S draw = ddt * sigmoid(head.raw[i]);

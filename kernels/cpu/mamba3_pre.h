@@ -16,8 +16,15 @@ namespace statelab::cpu {
 struct Mamba3Columns {
   int z, x, B, C, dd_dt, dd_A, trap, ang, width;
   explicit Mamba3Columns(const Mamba3ScanAttrs& a)
-      : z(0), x(a.d_inner()), B(2 * a.d_inner()), C(B + a.ngroups * a.d_state), dd_dt(C + a.ngroups * a.d_state),
-        dd_A(dd_dt + a.nheads), trap(dd_A + a.nheads), ang(trap + a.nheads), width(a.d_proj()) {}
+      : z(0),
+        x(a.d_inner()),
+        B(2 * a.d_inner()),
+        C(B + a.ngroups * a.d_state),
+        dd_dt(C + a.ngroups * a.d_state),
+        dd_A(dd_dt + a.nheads),
+        trap(dd_A + a.nheads),
+        ang(trap + a.nheads),
+        width(a.d_proj()) {}
 };
 
 /// Pointers of one member's operands; absent ones are null.
@@ -25,10 +32,14 @@ template <class S>
 struct Mamba3Inputs {
   const S *proj, *dt_bias, *B_bias, *C_bias, *B_norm, *C_norm, *D, *norm;
   Mamba3Inputs(const Call& call, int member, size_t first)
-      : proj(call.in[first].at<const S>(member)), dt_bias(call.in[first + 1].at<const S>(member)),
-        B_bias(call.in[first + 2].at<const S>(member)), C_bias(call.in[first + 3].at<const S>(member)),
-        B_norm(call.in[first + 4].at<const S>(member)), C_norm(call.in[first + 5].at<const S>(member)),
-        D(call.in[first + 6].at<const S>(member)), norm(call.in[first + 7].at<const S>(member)) {}
+      : proj(call.in[first].at<const S>(member)),
+        dt_bias(call.in[first + 1].at<const S>(member)),
+        B_bias(call.in[first + 2].at<const S>(member)),
+        C_bias(call.in[first + 3].at<const S>(member)),
+        B_norm(call.in[first + 4].at<const S>(member)),
+        C_norm(call.in[first + 5].at<const S>(member)),
+        D(call.in[first + 6].at<const S>(member)),
+        norm(call.in[first + 7].at<const S>(member)) {}
 };
 
 /// Hands out consecutive aligned arrays of a scratch block.
@@ -52,12 +63,13 @@ struct Mamba3Steps {
   S *dt, *A, *alpha, *lam, *gam, *del, *w, *raw_dt, *raw_A, *floored;
   static int64_t elements(int L) { return 10 * padded(L + 16); }
   Mamba3Steps(ScratchArrays<S>& s, int L) {
-    for (S** p : {&dt, &A, &alpha, &lam, &gam, &del, &w, &raw_dt, &raw_A, &floored}) *p = s.take(L + 16);
+    for (S** p : {&dt, &A, &alpha, &lam, &gam, &del, &w, &raw_dt, &raw_A, &floored})
+      *p = s.take(L + 16);
   }
 
   /// Tokens t0 .. t0 + L - 1 of head h, and token t0 + L when it exists. `proj_b` is the sequence's first row.
-  void compute(const Mamba3ScanAttrs& a, const Mamba3Columns& col, const S* proj_b, const S* dt_bias, int h, int t0, int L,
-               int seqlen) {
+  void compute(const Mamba3ScanAttrs& a, const Mamba3Columns& col, const S* proj_b,
+               const S* dt_bias, int h, int t0, int L, int seqlen) {
     using D = Mamba3ScanAttrs::Discretization;
     const int64_t n = padded(L + 1);
     const int count = t0 + L < seqlen ? L + 1 : L;
@@ -81,9 +93,15 @@ struct Mamba3Steps {
     v(alpha) = (v(A) * v(dt)).exp();
     if (STATELAB_FAULT(mamba3_decay_missing)) v(alpha).setOnes();
     switch (a.discretization) {
-      case D::kTrapezoidal: v(lam) = S(1) / (S(1) + (-v(lam)).exp()); break;
-      case D::kEuler: v(lam).setOnes(); break;
-      case D::kHalf: v(lam).setConstant(S(0.5)); break;
+      case D::kTrapezoidal:
+        v(lam) = S(1) / (S(1) + (-v(lam)).exp());
+        break;
+      case D::kEuler:
+        v(lam).setOnes();
+        break;
+      case D::kHalf:
+        v(lam).setConstant(S(0.5));
+        break;
     }
     if (STATELAB_FAULT(mamba3_lambda_swapped)) v(lam) = S(1) - v(lam);
     v(gam) = v(lam) * v(dt);
@@ -92,7 +110,8 @@ struct Mamba3Steps {
     if (STATELAB_FAULT(mamba3_lookahead_same_step)) {
       for (int i = 0; i < L; ++i) w[i] = gam[i] + del[i];
     }
-    if (STATELAB_FAULT(mamba3_last_lookahead_kept) && t0 + L == seqlen) w[L - 1] = gam[L - 1] + del[L - 1];
+    if (STATELAB_FAULT(mamba3_last_lookahead_kept) && t0 + L == seqlen)
+      w[L - 1] = gam[L - 1] + del[L - 1];
   }
 };
 
@@ -114,7 +133,8 @@ void rotate_pairs(const S* x, const S* cos, const S* sin, int nangles, S sign, S
 
 /// Chunk-local B and C of all groups: xhat (L, G, N) before the norm's weight, r (L, G) the inverse RMS, y = xhat * weight.
 template <class S>
-void norm_rows(const S* proj_chunk, int64_t width, int offset, const S* weight, int L, int groups, int N, S eps, S* y, S* r) {
+void norm_rows(const S* proj_chunk, int64_t width, int offset, const S* weight, int L, int groups,
+               int N, S eps, S* y, S* r) {
   for (int i = 0; i < L; ++i) {
     for (int g = 0; g < groups; ++g) {
       const auto raw = row(proj_chunk + i * width + offset + static_cast<int64_t>(g) * N, N);
@@ -133,7 +153,8 @@ void norm_rows(const S* proj_chunk, int64_t width, int offset, const S* weight, 
 
 /// Rotation angles of a chunk. Data-dependent ones continue from `phi_last` (S) and are stored; all are wrapped to [-pi, pi).
 template <class S>
-void chunk_angles(const Mamba3ScanAttrs& a, const S* theta, const S* dt, int t0, int L, S* phi_last, S* phi, int64_t phi_stride) {
+void chunk_angles(const Mamba3ScanAttrs& a, const S* theta, const S* dt, int t0, int L, S* phi_last,
+                  S* phi, int64_t phi_stride) {
   const int n = a.nangles;
   if (a.rotation == Mamba3ScanAttrs::Rotation::kDataDependent) {
     for (int i = 0; i < L; ++i) {
@@ -146,7 +167,8 @@ void chunk_angles(const Mamba3ScanAttrs& a, const S* theta, const S* dt, int t0,
   }
   for (int i = 0; i < L; ++i) {
     for (int j = 0; j < n; ++j) {
-      const double angle = static_cast<double>(t0 + i) * std::pow(10000.0, -static_cast<double>(j) / n);
+      const double angle =
+          static_cast<double>(t0 + i) * std::pow(10000.0, -static_cast<double>(j) / n);
       phi[i * phi_stride + j] = static_cast<S>(wrap_angle(angle));
     }
   }

@@ -16,8 +16,9 @@ int64_t scratch_elements(const CallShapes& c) {
   const auto& a = c.attrs<Attrs>();
   const int L = chunk_of(a, c.in[0]->shape[1]);
   const int64_t N = a.d_state, G = a.ngroups, S = std::max(a.nangles, 1);
-  return 2 * padded(L * G * N) + 2 * padded(L * G) + 4 * padded(L * N) + padded(L) + Mamba3Steps<float>::elements(L) +
-         3 * padded(L * S) + padded(L * S) + padded(a.nheads * S) + ChunkScratch<float>::elements(L) +
+  return 2 * padded(L * G * N) + 2 * padded(L * G) + 4 * padded(L * N) + padded(L) +
+         Mamba3Steps<float>::elements(L) + 3 * padded(L * S) + padded(L * S) +
+         padded(a.nheads * S) + ChunkScratch<float>::elements(L) +
          padded(static_cast<int64_t>(a.nheads) * a.headdim * N) + 64;
 }
 
@@ -27,8 +28,10 @@ void run(const Call& call, int member, int block, S* scratch) {
   const Mamba3Inputs<S> in(call, member, 0);
   const Mamba3Columns col(a);
   const Shape& shape = *call.in[0].shape;
-  const int batch = shape[0], T = shape[1], H = a.nheads, P = a.headdim, N = a.d_state, G = a.ngroups, n = a.nangles;
-  const int d_inner = a.d_inner(), Q = chunk_of(a, T), nchunks = (T + a.chunk_size - 1) / a.chunk_size;
+  const int batch = shape[0], T = shape[1], H = a.nheads, P = a.headdim, N = a.d_state,
+            G = a.ngroups, n = a.nangles;
+  const int d_inner = a.d_inner(), Q = chunk_of(a, T),
+            nchunks = (T + a.chunk_size - 1) / a.chunk_size;
   const bool data_dependent = a.rotation == Rotation::kDataDependent && n > 0;
   const bool rotates = a.rotation != Rotation::kNone && n > 0;
   S* y = call.out[0].at<S>(member);
@@ -37,8 +40,10 @@ void run(const Call& call, int member, int block, S* scratch) {
   S* states = call.out[3].at<S>(member);
 
   ScratchArrays<S> s(scratch);
-  S *bn = s.take(int64_t(Q) * G * N), *cn = s.take(int64_t(Q) * G * N), *rb = s.take(Q * G), *rc = s.take(Q * G);
-  S *kp = s.take(int64_t(Q) * N), *qp = s.take(int64_t(Q) * N), *kh = s.take(int64_t(Q) * N), *qh = s.take(int64_t(Q) * N);
+  S *bn = s.take(int64_t(Q) * G * N), *cn = s.take(int64_t(Q) * G * N), *rb = s.take(Q * G),
+    *rc = s.take(Q * G);
+  S *kp = s.take(int64_t(Q) * N), *qp = s.take(int64_t(Q) * N), *kh = s.take(int64_t(Q) * N),
+    *qh = s.take(int64_t(Q) * N);
   S* diag = s.take(Q);
   Mamba3Steps<S> steps(s, Q);
   S *theta = s.take(int64_t(Q) * std::max(n, 1)), *cosv = s.take(int64_t(Q) * std::max(n, 1)),
@@ -58,11 +63,14 @@ void run(const Call& call, int member, int block, S* scratch) {
       norm_rows(proj_c, col.width, col.B, in.B_norm, L, G, N, S(a.eps), bn, rb);
       norm_rows(proj_c, col.width, col.C, in.C_norm, L, G, N, S(a.eps), cn, rc);
       if (data_dependent) {
-        for (int i = 0; i < L; ++i) row(theta + int64_t(i) * n, n) = row(proj_c + i * int64_t(col.width) + col.ang, n);
+        for (int i = 0; i < L; ++i)
+          row(theta + int64_t(i) * n, n) = row(proj_c + i * int64_t(col.width) + col.ang, n);
         row(theta, int64_t(L) * n) = S(std::numbers::pi) * row(theta, int64_t(L) * n).tanh();
         if (STATELAB_FAULT(mamba3_angle_sign)) row(theta, int64_t(L) * n) *= S(-1);
         if (STATELAB_FAULT(mamba3_angle_unbounded)) {
-          for (int i = 0; i < L; ++i) row(theta + int64_t(i) * n, n) = S(std::numbers::pi) * row(proj_c + i * int64_t(col.width) + col.ang, n);
+          for (int i = 0; i < L; ++i)
+            row(theta + int64_t(i) * n, n) =
+                S(std::numbers::pi) * row(proj_c + i * int64_t(col.width) + col.ang, n);
         }
       }
       for (int h = 0; h < H; ++h) {
@@ -82,14 +90,16 @@ void run(const Call& call, int member, int block, S* scratch) {
         }
         if (data_dependent) {
           for (int i = 0; i < L; ++i) {
-            std::memcpy(phi_out + ((b * T + t0 + i) * H + h) * n, phi + int64_t(i) * n, size_t(n) * sizeof(S));
+            std::memcpy(phi_out + ((b * T + t0 + i) * H + h) * n, phi + int64_t(i) * n,
+                        size_t(n) * sizeof(S));
           }
         }
         for (int i = 0; i < L; ++i) {
           auto kr = row(kp + int64_t(i) * N, N), qr = row(qp + int64_t(i) * N, N);
           kr = row(bn + (int64_t(i) * G + g) * N, N);
           qr = row(cn + (int64_t(i) * G + g) * N, N);
-          if (in.B_bias && !STATELAB_FAULT(mamba3_b_bias_missing)) kr += row(in.B_bias + int64_t(h) * N, N);
+          if (in.B_bias && !STATELAB_FAULT(mamba3_b_bias_missing))
+            kr += row(in.B_bias + int64_t(h) * N, N);
           if (in.C_bias) qr += row(in.C_bias + int64_t(h) * N, N);
           S c = (kr * qr).sum();
           if (STATELAB_FAULT(mamba3_same_step_missing)) c = S(0);
@@ -110,8 +120,11 @@ void run(const Call& call, int member, int block, S* scratch) {
                 }
               }
             } else {
-              rotate_pairs(kh + int64_t(i) * N, ci_, si_, n, STATELAB_FAULT(mamba3_key_rotation_sign) ? S(-1) : S(1), kh + int64_t(i) * N);
-              if (!STATELAB_FAULT(mamba3_query_unrotated)) rotate_pairs(qh + int64_t(i) * N, ci_, si_, n, S(1), qh + int64_t(i) * N);
+              rotate_pairs(kh + int64_t(i) * N, ci_, si_, n,
+                           STATELAB_FAULT(mamba3_key_rotation_sign) ? S(-1) : S(1),
+                           kh + int64_t(i) * N);
+              if (!STATELAB_FAULT(mamba3_query_unrotated))
+                rotate_pairs(qh + int64_t(i) * N, ci_, si_, n, S(1), qh + int64_t(i) * N);
             }
           }
         }
@@ -123,7 +136,16 @@ void run(const Call& call, int member, int block, S* scratch) {
           std::memcpy(saved, state_h, size_t(P) * size_t(N) * sizeof(S));
         }
         const bool carries = ci > 0 && !STATELAB_FAULT(chunk_state_dropped);
-        const Chunk<S> chunk{L, P, N, qh, kh, proj_c + col.x + int64_t(h) * P, col.width, steps.alpha, steps.w, diag,
+        const Chunk<S> chunk{L,
+                             P,
+                             N,
+                             qh,
+                             kh,
+                             proj_c + col.x + int64_t(h) * P,
+                             col.width,
+                             steps.alpha,
+                             steps.w,
+                             diag,
                              carries ? saved : nullptr};
         S* o_h = o + (b * T + t0) * d_inner + int64_t(h) * P;
         S* next = ci + 1 < nchunks ? state_h : nullptr;
@@ -141,7 +163,8 @@ void run(const Call& call, int member, int block, S* scratch) {
           for (int h = 0; h < H; ++h) {
             const auto oh = row(o + at + int64_t(h) * P, P);
             out.segment(int64_t(h) * P, P) =
-                oh * (S(1) / std::sqrt(oh.square().sum() / S(P) + S(a.eps))) * row(in.norm + int64_t(h) * P, P);
+                oh * (S(1) / std::sqrt(oh.square().sum() / S(P) + S(a.eps))) *
+                row(in.norm + int64_t(h) * P, P);
           }
         } else {
           out = row(o + at, d_inner);
@@ -156,7 +179,10 @@ void run(const Call& call, int member, int block, S* scratch) {
 
 template <class S>
 CpuKernel<S> mamba3_scan_kernel() {
-  return {.blocks = blocks, .workspace_elements = nullptr, .scratch_elements = scratch_elements, .run = run<S>};
+  return {.blocks = blocks,
+          .workspace_elements = nullptr,
+          .scratch_elements = scratch_elements,
+          .run = run<S>};
 }
 template CpuKernel<float> mamba3_scan_kernel();
 template CpuKernel<double> mamba3_scan_kernel();

@@ -18,7 +18,8 @@ template <class S>
 struct Partials {
   S *dt_bias, *B_bias, *C_bias, *B_norm, *C_norm, *D, *norm;
   static int64_t elements(const Attrs& a) {
-    return 2 * padded(a.nheads) + 2 * padded(int64_t(a.nheads) * a.d_state) + 2 * padded(a.d_state) + padded(a.d_inner());
+    return 2 * padded(a.nheads) + 2 * padded(int64_t(a.nheads) * a.d_state) +
+           2 * padded(a.d_state) + padded(a.d_inner());
   }
   Partials(S* p, const Attrs& a) {
     ScratchArrays<S> s(p);
@@ -32,14 +33,17 @@ struct Partials {
   }
 };
 
-int64_t workspace_elements(const CallShapes& c) { return blocks(c) * Partials<float>::elements(c.attrs<Attrs>()); }
+int64_t workspace_elements(const CallShapes& c) {
+  return blocks(c) * Partials<float>::elements(c.attrs<Attrs>());
+}
 
 int64_t scratch_elements(const CallShapes& c) {
   const auto& a = c.attrs<Attrs>();
   const int T = c.in[1]->shape[1], L = std::min(a.chunk_size, T);
   const int64_t N = a.d_state, G = a.ngroups, S = std::max(a.nangles, 1), H = a.nheads;
-  return 4 * padded(L * G * N) + 2 * padded(L * G) + 6 * padded(L * N) + 5 * padded(L) + Mamba3Steps<float>::elements(L) +
-         5 * padded(L * S) + padded(H * S) + ChunkScratch<float>::elements(L) + padded(H * a.headdim * N) +
+  return 4 * padded(L * G * N) + 2 * padded(L * G) + 6 * padded(L * N) + 5 * padded(L) +
+         Mamba3Steps<float>::elements(L) + 5 * padded(L * S) + padded(H * S) +
+         ChunkScratch<float>::elements(L) + padded(H * a.headdim * N) +
          padded(int64_t(L) * a.d_inner()) + 4 * padded(H * T) + 64;
 }
 
@@ -66,7 +70,8 @@ void run(const Call& call, int member, int block, S* scratch) {
   const Mamba3Columns col(a);
   const Shape& shape = *call.in[1].shape;
   const int T = shape[1], H = a.nheads, P = a.headdim, N = a.d_state, G = a.ngroups, n = a.nangles;
-  const int d_inner = a.d_inner(), Q = std::min(a.chunk_size, T), nchunks = (T + a.chunk_size - 1) / a.chunk_size;
+  const int d_inner = a.d_inner(), Q = std::min(a.chunk_size, T),
+            nchunks = (T + a.chunk_size - 1) / a.chunk_size;
   const bool data_dependent = a.rotation == Rotation::kDataDependent && n > 0;
   const bool rotates = a.rotation != Rotation::kNone && n > 0;
   const S* dy = call.in[0].at<const S>(member);
@@ -79,20 +84,24 @@ void run(const Call& call, int member, int block, S* scratch) {
   const Partials<S> sum(partial_memory, a);
 
   ScratchArrays<S> s(scratch);
-  S *bn = s.take(int64_t(Q) * G * N), *cn = s.take(int64_t(Q) * G * N), *rb = s.take(Q * G), *rc = s.take(Q * G);
+  S *bn = s.take(int64_t(Q) * G * N), *cn = s.take(int64_t(Q) * G * N), *rb = s.take(Q * G),
+    *rc = s.take(Q * G);
   S *dbn = s.take(int64_t(Q) * G * N), *dcn = s.take(int64_t(Q) * G * N);
-  S *kp = s.take(int64_t(Q) * N), *qp = s.take(int64_t(Q) * N), *kh = s.take(int64_t(Q) * N), *qh = s.take(int64_t(Q) * N);
+  S *kp = s.take(int64_t(Q) * N), *qp = s.take(int64_t(Q) * N), *kh = s.take(int64_t(Q) * N),
+    *qh = s.take(int64_t(Q) * N);
   S *dk = s.take(int64_t(Q) * N), *dq = s.take(int64_t(Q) * N);
   S *diag = s.take(Q), *same = s.take(Q), *dw = s.take(Q), *ddiag = s.take(Q), *dalpha = s.take(Q);
   Mamba3Steps<S> steps(s, Q);
   const int n1 = std::max(n, 1);
-  S *theta = s.take(int64_t(Q) * n1), *dtheta = s.take(int64_t(Q) * n1), *cosv = s.take(int64_t(Q) * n1),
-    *sinv = s.take(int64_t(Q) * n1), *phi = s.take(int64_t(Q) * n1);
-  S* dphi = s.take(int64_t(H) * n1);                         // running reverse sum of dPhi, per head
+  S *theta = s.take(int64_t(Q) * n1), *dtheta = s.take(int64_t(Q) * n1),
+    *cosv = s.take(int64_t(Q) * n1), *sinv = s.take(int64_t(Q) * n1),
+    *phi = s.take(int64_t(Q) * n1);
+  S* dphi = s.take(int64_t(H) * n1);  // running reverse sum of dPhi, per head
   ChunkScratch<S> chunk_scratch(s.take(ChunkScratch<S>::elements(Q)), Q);
   S* dstate = s.take(int64_t(H) * P * N);
   S* dout = s.take(int64_t(Q) * d_inner);
-  S *ds = s.take(int64_t(H) * T), *dgam_diag = s.take(int64_t(H) * T), *ddt = s.take(int64_t(H) * T), *lam_dt = s.take(int64_t(H) * T);
+  S *ds = s.take(int64_t(H) * T), *dgam_diag = s.take(int64_t(H) * T),
+    *ddt = s.take(int64_t(H) * T), *lam_dt = s.take(int64_t(H) * T);
 
   const Partition part = partition(shape[0]);
   for (int64_t b = part.begin(block); b < part.end(block); ++b) {
@@ -103,14 +112,14 @@ void run(const Call& call, int member, int block, S* scratch) {
       const int t0 = ci * a.chunk_size, L = std::min(a.chunk_size, T - t0);
       const S* proj_c = proj_b + int64_t(t0) * col.width;
       S* dproj_c = dproj_b + int64_t(t0) * col.width;
-      for (int i = 0; i < L; ++i) {                          // [norm and] gate
+      for (int i = 0; i < L; ++i) {  // [norm and] gate
         const int64_t at = (b * T + t0 + i) * d_inner;
         const auto z = row(proj_c + i * int64_t(col.width) + col.z, d_inner);
         const auto g = row(dy + at, d_inner);
         auto dz = row(dproj_c + i * int64_t(col.width) + col.z, d_inner);
         auto d = row(dout + int64_t(i) * d_inner, d_inner);
-        dz = S(1) / (S(1) + (-z).exp());                     // sigmoid
-        d = g * z * dz;                                      // cotangent before the gate
+        dz = S(1) / (S(1) + (-z).exp());  // sigmoid
+        d = g * z * dz;                   // cotangent before the gate
         if (in.norm == nullptr) {
           dz = g * row(o + at, d_inner) * dz * (S(1) + z * (S(1) - dz));
         } else {
@@ -121,8 +130,8 @@ void run(const Call& call, int member, int block, S* scratch) {
             auto dzh = dz.segment(c, P);
             const auto zh = z.segment(c, P);
             dzh = g.segment(c, P) * oh * r * row(in.norm + c, P) * dzh * (S(1) + zh * (S(1) - dzh));
-            norm_backward(o + at + c, r, in.norm + c, dout + int64_t(i) * d_inner + c, P, dout + int64_t(i) * d_inner + c,
-                          sum.norm + c);
+            norm_backward(o + at + c, r, in.norm + c, dout + int64_t(i) * d_inner + c, P,
+                          dout + int64_t(i) * d_inner + c, sum.norm + c);
           }
         }
       }
@@ -132,7 +141,8 @@ void run(const Call& call, int member, int block, S* scratch) {
       std::fill(dcn, dcn + int64_t(L) * G * N, S(0));
       std::fill(dtheta, dtheta + int64_t(L) * n1, S(0));
       if (data_dependent) {
-        for (int i = 0; i < L; ++i) row(theta + int64_t(i) * n, n) = row(proj_c + i * int64_t(col.width) + col.ang, n);
+        for (int i = 0; i < L; ++i)
+          row(theta + int64_t(i) * n, n) = row(proj_c + i * int64_t(col.width) + col.ang, n);
         row(theta, int64_t(L) * n) = S(std::numbers::pi) * row(theta, int64_t(L) * n).tanh();
       }
       for (int h = 0; h < H; ++h) {
@@ -141,7 +151,8 @@ void run(const Call& call, int member, int block, S* scratch) {
         if (rotates && (data_dependent || h == 0)) {
           if (data_dependent) {
             for (int i = 0; i < L; ++i) {
-              std::memcpy(phi + int64_t(i) * n, phi_saved + ((b * T + t0 + i) * H + h) * n, size_t(n) * sizeof(S));
+              std::memcpy(phi + int64_t(i) * n, phi_saved + ((b * T + t0 + i) * H + h) * n,
+                          size_t(n) * sizeof(S));
             }
           } else {
             chunk_angles<S>(a, nullptr, nullptr, t0, L, nullptr, phi, n);
@@ -160,15 +171,34 @@ void run(const Call& call, int member, int block, S* scratch) {
           row(kh + int64_t(i) * N, N) = kr;
           row(qh + int64_t(i) * N, N) = qr;
           if (rotates) {
-            rotate_pairs(kp + int64_t(i) * N, cosv + int64_t(i) * n, sinv + int64_t(i) * n, n, S(1), kh + int64_t(i) * N);
-            rotate_pairs(qp + int64_t(i) * N, cosv + int64_t(i) * n, sinv + int64_t(i) * n, n, S(1), qh + int64_t(i) * N);
+            rotate_pairs(kp + int64_t(i) * N, cosv + int64_t(i) * n, sinv + int64_t(i) * n, n, S(1),
+                         kh + int64_t(i) * N);
+            rotate_pairs(qp + int64_t(i) * N, cosv + int64_t(i) * n, sinv + int64_t(i) * n, n, S(1),
+                         qh + int64_t(i) * N);
           }
         }
         const S* state_in = states + ((b * H + h) * nchunks + ci) * int64_t(P) * N;
-        const Chunk<S> chunk{L, P, N, qh, kh, proj_c + col.x + int64_t(h) * P, col.width, steps.alpha, steps.w, diag,
+        const Chunk<S> chunk{L,
+                             P,
+                             N,
+                             qh,
+                             kh,
+                             proj_c + col.x + int64_t(h) * P,
+                             col.width,
+                             steps.alpha,
+                             steps.w,
+                             diag,
                              ci > 0 ? state_in : nullptr};
-        const ChunkGradients<S> grad{dq, dk, dproj_c + col.x + int64_t(h) * P, col.width, dw, ddiag, dalpha,
-                                     dstate + int64_t(h) * P * N, ci == nchunks - 1 || STATELAB_FAULT(chunk_dstate_dropped), ci > 0};
+        const ChunkGradients<S> grad{dq,
+                                     dk,
+                                     dproj_c + col.x + int64_t(h) * P,
+                                     col.width,
+                                     dw,
+                                     ddiag,
+                                     dalpha,
+                                     dstate + int64_t(h) * P * N,
+                                     ci == nchunks - 1 || STATELAB_FAULT(chunk_dstate_dropped),
+                                     ci > 0};
         if (a.chunked) {
           chunk_backward(chunk, chunk_scratch, dout + int64_t(h) * P, d_inner, grad);
         } else {
@@ -187,13 +217,17 @@ void run(const Call& call, int member, int block, S* scratch) {
             for (int j = 0; j < n; ++j) {
               dphi_h[j] += (dqi[2 * j + 1] * qhi[2 * j] - dqi[2 * j] * qhi[2 * j + 1]) +
                            (dki[2 * j + 1] * khi[2 * j] - dki[2 * j] * khi[2 * j + 1]);
-              if (!STATELAB_FAULT(mamba3_dtheta_without_dt)) dth[j] += steps.dt[i] * dphi_h[j];
-              else dth[j] += dphi_h[j];
+              if (!STATELAB_FAULT(mamba3_dtheta_without_dt))
+                dth[j] += steps.dt[i] * dphi_h[j];
+              else
+                dth[j] += dphi_h[j];
             }
-            if (!STATELAB_FAULT(mamba3_ddt_without_angle)) ddt_i = (row(th, n) * row(dphi_h, n)).sum();
+            if (!STATELAB_FAULT(mamba3_ddt_without_angle))
+              ddt_i = (row(th, n) * row(dphi_h, n)).sum();
           }
           if (rotates) {
-            rotate_pairs(dki, cosv + int64_t(i) * n, sinv + int64_t(i) * n, n, STATELAB_FAULT(mamba3_backward_rotation_sign) ? S(1) : S(-1), dki);
+            rotate_pairs(dki, cosv + int64_t(i) * n, sinv + int64_t(i) * n, n,
+                         STATELAB_FAULT(mamba3_backward_rotation_sign) ? S(1) : S(-1), dki);
             rotate_pairs(dqi, cosv + int64_t(i) * n, sinv + int64_t(i) * n, n, S(-1), dqi);
           }
           const S dsame = STATELAB_FAULT(mamba3_dsame_missing) ? S(0) : steps.gam[i] * ddiag[i];
@@ -215,7 +249,8 @@ void run(const Call& call, int member, int block, S* scratch) {
           } else {
             fprime = sigmoid(steps.raw_A[i]);
           }
-          dproj_c[i * int64_t(col.width) + col.dd_A + h] = steps.floored[i] != S(0) ? S(0) : -dA * fprime;
+          dproj_c[i * int64_t(col.width) + col.dd_A + h] =
+              steps.floored[i] != S(0) ? S(0) : -dA * fprime;
           ds[at] = dw[i];
           dgam_diag[at] = same[i] * ddiag[i];
           ddt[at] = ddt_i;
@@ -227,18 +262,21 @@ void run(const Call& call, int member, int block, S* scratch) {
         const S* p = proj_c + i * int64_t(col.width);
         for (int g = 0; g < G; ++g) {
           const int64_t at = (int64_t(i) * G + g) * N;
-          norm_backward(p + col.B + int64_t(g) * N, rb[i * G + g], in.B_norm, dbn + at, N, d + col.B + int64_t(g) * N, sum.B_norm);
-          norm_backward(p + col.C + int64_t(g) * N, rc[i * G + g], in.C_norm, dcn + at, N, d + col.C + int64_t(g) * N, sum.C_norm);
+          norm_backward(p + col.B + int64_t(g) * N, rb[i * G + g], in.B_norm, dbn + at, N,
+                        d + col.B + int64_t(g) * N, sum.B_norm);
+          norm_backward(p + col.C + int64_t(g) * N, rc[i * G + g], in.C_norm, dcn + at, N,
+                        d + col.C + int64_t(g) * N, sum.C_norm);
         }
         if (data_dependent) {
           const auto th = row(theta + int64_t(i) * n, n) / S(std::numbers::pi);
-          row(d + col.ang, n) = row(dtheta + int64_t(i) * n, n) * S(std::numbers::pi) * (S(1) - th.square());
+          row(d + col.ang, n) =
+              row(dtheta + int64_t(i) * n, n) * S(std::numbers::pi) * (S(1) - th.square());
         } else {
           std::fill(d + col.ang, d + col.ang + n, S(0));
         }
       }
     }
-    for (int h = 0; h < H; ++h) {                            // step sizes and trapezoid, once ds of all tokens is known
+    for (int h = 0; h < H; ++h) {  // step sizes and trapezoid, once ds of all tokens is known
       for (int t = 0; t < T; ++t) {
         const int64_t at = int64_t(h) * T + t;
         S* d = dproj_b + int64_t(t) * col.width;
@@ -252,8 +290,12 @@ void run(const Call& call, int member, int block, S* scratch) {
           case Discretization::kTrapezoidal:
             dtrap = dt * (dgam - ddel) * lam * (S(1) - lam);
             [[fallthrough]];
-          case Discretization::kHalf: ddt_t += lam * dgam + (S(1) - lam) * ddel; break;
-          case Discretization::kEuler: ddt_t += dgam; break;
+          case Discretization::kHalf:
+            ddt_t += lam * dgam + (S(1) - lam) * ddel;
+            break;
+          case Discretization::kEuler:
+            ddt_t += dgam;
+            break;
         }
         const S draw = ddt_t * sigmoid(raw);
         d[col.dd_dt + h] = draw;
@@ -268,8 +310,13 @@ template <class S>
 void finish(const Call& call, int member) {
   const auto& a = call.attrs<Attrs>();
   const int count = partition((*call.in[1].shape)[0]).parts;
-  const int64_t lengths[] = {a.nheads, int64_t(a.nheads) * a.d_state, int64_t(a.nheads) * a.d_state, a.d_state, a.d_state,
-                             a.nheads, a.d_inner()};
+  const int64_t lengths[] = {a.nheads,
+                             int64_t(a.nheads) * a.d_state,
+                             int64_t(a.nheads) * a.d_state,
+                             a.d_state,
+                             a.d_state,
+                             a.nheads,
+                             a.d_inner()};
   for (size_t i = 0; i < 7; ++i) {
     auto total = row(call.out[i + 1].at<S>(member), lengths[i]);
     total.setZero();

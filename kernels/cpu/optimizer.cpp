@@ -32,14 +32,18 @@ void run_global_norm(const Call& call, int member, int, S*) {
 double schedule_factor(const ScheduleAttrs& a, int64_t step) {
   size_t stage = 0;
   while (stage + 1 < a.begins.size() && step >= a.begins[stage + 1]) ++stage;
-  const double at = static_cast<double>(step - a.begins[stage]), span = static_cast<double>(a.lengths[stage]);
+  const double at = static_cast<double>(step - a.begins[stage]),
+               span = static_cast<double>(a.lengths[stage]);
   const double warmup = std::floor(a.warmup * span);
   if (at < warmup) return (at + 1) / warmup;
   const double progress = span > warmup ? std::min(1.0, (at - warmup) / (span - warmup)) : 1.0;
   switch (a.kind) {
-    case ScheduleAttrs::Kind::kCosine: return 0.5 * (1 + std::cos(std::numbers::pi * progress));
-    case ScheduleAttrs::Kind::kLinear: return 1 - progress;
-    case ScheduleAttrs::Kind::kConstant: return 1;
+    case ScheduleAttrs::Kind::kCosine:
+      return 0.5 * (1 + std::cos(std::numbers::pi * progress));
+    case ScheduleAttrs::Kind::kLinear:
+      return 1 - progress;
+    case ScheduleAttrs::Kind::kConstant:
+      return 1;
   }
   return 1;
 }
@@ -54,37 +58,44 @@ void run_schedule(const Call& call, int member, int, S*) {
 template <class S>
 void run_guard(const Call& call, int member, int, S*) {
   int32_t* diverged_at = call.in[3].at<int32_t>(member);
-  const bool finite = std::isfinite(call.in[0].at<const S>(member)[0]) && std::isfinite(call.in[1].at<const S>(member)[0]);
+  const bool finite = std::isfinite(call.in[0].at<const S>(member)[0]) &&
+                      std::isfinite(call.in[1].at<const S>(member)[0]);
   if (*diverged_at < 0 && !finite) *diverged_at = call.in[2].at<const int32_t>(member)[0];
 }
 
-int blocks_adamw(const CallShapes& c) { return static_cast<int>(c.attrs<AdamWAttrs>().decays.size()); }
+int blocks_adamw(const CallShapes& c) {
+  return static_cast<int>(c.attrs<AdamWAttrs>().decays.size());
+}
 
 template <class S>
 void run_adamw(const Call& call, int member, int block, S*) {
-  if (call.in[4].at<const int32_t>(member)[0] >= 0) return;   // frozen
+  if (call.in[4].at<const int32_t>(member)[0] >= 0) return;  // frozen
   const double* settings = call.in[3].at<const double>(member);
   const double norm = static_cast<double>(call.in[0].at<const S>(member)[0]);
   const double lr = call.in[1].at<const double>(member)[0];
   const double t = static_cast<double>(call.in[2].at<const int32_t>(member)[0]) + 1;
-  const double b1 = settings[kSettingBeta1], b2 = settings[kSettingBeta2], clip = settings[kSettingClipNorm];
+  const double b1 = settings[kSettingBeta1], b2 = settings[kSettingBeta2],
+               clip = settings[kSettingClipNorm];
   const double scale = clip > 0 ? std::min(1.0, clip / (norm + 1e-6)) : 1.0;
   const bool decays = call.attrs<AdamWAttrs>().decays[static_cast<size_t>(block)];
   const size_t first = 5 + 4 * static_cast<size_t>(block);
   const int64_t n = call.in[first].shape->size();
-  auto w = row(call.in[first].at<S>(member), n), m = row(call.in[first + 1].at<S>(member), n), v = row(call.in[first + 2].at<S>(member), n);
+  auto w = row(call.in[first].at<S>(member), n), m = row(call.in[first + 1].at<S>(member), n),
+       v = row(call.in[first + 2].at<S>(member), n);
   const auto grad = row(call.in[first + 3].at<const S>(member), n);
   const S g_scale = static_cast<S>(scale), c1 = static_cast<S>(1 - b1), c2 = static_cast<S>(1 - b2);
   if (decays) w *= static_cast<S>(1 - lr * settings[kSettingWeightDecay]);
   m = static_cast<S>(b1) * m + c1 * (g_scale * grad);
   v = static_cast<S>(b2) * v + c2 * (g_scale * grad).square();
   const double correction1 = 1 - std::pow(b1, t), correction2 = std::sqrt(1 - std::pow(b2, t));
-  w -= static_cast<S>(lr / correction1) * m / (v.sqrt() / static_cast<S>(correction2) + static_cast<S>(settings[kSettingEps]));
+  w -= static_cast<S>(lr / correction1) * m /
+       (v.sqrt() / static_cast<S>(correction2) + static_cast<S>(settings[kSettingEps]));
 }
 
 template <class S>
 void run_metrics(const Call& call, int member, int, S*) {
-  if (call.in[4].at<const int32_t>(member)[0] >= 0) return;   // a diverged member keeps the window of its last finite steps
+  if (call.in[4].at<const int32_t>(member)[0] >= 0)
+    return;  // a diverged member keeps the window of its last finite steps
   double* w = call.in[5].at<double>(member);
   w[kWindowSteps] += 1;
   w[kWindowLoss] += static_cast<double>(call.in[0].at<const S>(member)[0]);
@@ -111,7 +122,8 @@ void run_draw(const Call& call, int member, int block, S*) {
   const Partition part = draw_rows(a.batch);
   for (int64_t b = part.begin(block); b < part.end(block); ++b) {
     const auto n = static_cast<size_t>(a.seqlen);
-    (*call.draw)(member, step, static_cast<uint32_t>(b), {call.out[0].at<int32_t>(member) + b * a.seqlen, n},
+    (*call.draw)(member, step, static_cast<uint32_t>(b),
+                 {call.out[0].at<int32_t>(member) + b * a.seqlen, n},
                  {call.out[1].at<int32_t>(member) + b * a.seqlen, n});
   }
 }
@@ -146,8 +158,8 @@ template <class S>
 CpuKernel<S> draw_kernel() {
   return {.blocks = blocks_draw, .run = run_draw<S>};
 }
-#define STATELAB_INSTANTIATE(kernel)    \
-  template CpuKernel<float> kernel();   \
+#define STATELAB_INSTANTIATE(kernel)  \
+  template CpuKernel<float> kernel(); \
   template CpuKernel<double> kernel();
 STATELAB_INSTANTIATE(global_norm_kernel)
 STATELAB_INSTANTIATE(schedule_kernel)

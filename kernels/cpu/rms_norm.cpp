@@ -72,7 +72,10 @@ CpuKernel<S> rms_norm_kernel() {
 }
 template <class S>
 CpuKernel<S> rms_norm_bwd_kernel() {
-  return {.blocks = blocks_bwd, .workspace_elements = workspace_bwd, .run = run_bwd<S>, .finish = finish_bwd<S>};
+  return {.blocks = blocks_bwd,
+          .workspace_elements = workspace_bwd,
+          .run = run_bwd<S>,
+          .finish = finish_bwd<S>};
 }
 template CpuKernel<float> rms_norm_kernel();
 template CpuKernel<double> rms_norm_kernel();

@@ -13,8 +13,10 @@ namespace {
 struct AlignedBytes {
   std::vector<std::byte> memory;
   std::byte* data = nullptr;
-  explicit AlignedBytes(int64_t bytes) : memory(static_cast<size_t>(bytes + kAlignment), std::byte{0xFF}) {
-    data = reinterpret_cast<std::byte*>((reinterpret_cast<uintptr_t>(memory.data()) + kAlignment - 1) / kAlignment * kAlignment);
+  explicit AlignedBytes(int64_t bytes)
+      : memory(static_cast<size_t>(bytes + kAlignment), std::byte{0xFF}) {
+    data = reinterpret_cast<std::byte*>(
+        (reinterpret_cast<uintptr_t>(memory.data()) + kAlignment - 1) / kAlignment * kAlignment);
   }
 };
 
@@ -22,9 +24,15 @@ template <class S>
 void store(const OpArray& a, std::byte* to) {
   for (size_t i = 0; i < a.data.size(); ++i) {
     switch (a.type.dtype) {
-      case DType::kReal: reinterpret_cast<S*>(to)[i] = static_cast<S>(a.data[i]); break;
-      case DType::kInt32: reinterpret_cast<int32_t*>(to)[i] = static_cast<int32_t>(a.data[i]); break;
-      case DType::kFloat64: reinterpret_cast<double*>(to)[i] = a.data[i]; break;
+      case DType::kReal:
+        reinterpret_cast<S*>(to)[i] = static_cast<S>(a.data[i]);
+        break;
+      case DType::kInt32:
+        reinterpret_cast<int32_t*>(to)[i] = static_cast<int32_t>(a.data[i]);
+        break;
+      case DType::kFloat64:
+        reinterpret_cast<double*>(to)[i] = a.data[i];
+        break;
     }
   }
 }
@@ -34,9 +42,15 @@ OpArray load(const ValueType& type, const std::byte* from) {
   OpArray a{type, std::vector<double>(static_cast<size_t>(type.shape.size())), false};
   for (size_t i = 0; i < a.data.size(); ++i) {
     switch (type.dtype) {
-      case DType::kReal: a.data[i] = static_cast<double>(reinterpret_cast<const S*>(from)[i]); break;
-      case DType::kInt32: a.data[i] = reinterpret_cast<const int32_t*>(from)[i]; break;
-      case DType::kFloat64: a.data[i] = reinterpret_cast<const double*>(from)[i]; break;
+      case DType::kReal:
+        a.data[i] = static_cast<double>(reinterpret_cast<const S*>(from)[i]);
+        break;
+      case DType::kInt32:
+        a.data[i] = reinterpret_cast<const int32_t*>(from)[i];
+        break;
+      case DType::kFloat64:
+        a.data[i] = reinterpret_cast<const double*>(from)[i];
+        break;
     }
   }
   return a;
@@ -46,7 +60,8 @@ OpArray load(const ValueType& type, const std::byte* from) {
 
 OpArray real_array(Shape shape, std::vector<double> data) {
   if (static_cast<int64_t>(data.size()) != shape.size()) {
-    throw std::invalid_argument("array of " + std::to_string(data.size()) + " elements for shape " + shape.text());
+    throw std::invalid_argument("array of " + std::to_string(data.size()) + " elements for shape " +
+                                shape.text());
   }
   return {{DType::kReal, std::move(shape)}, std::move(data), false};
 }
@@ -73,7 +88,8 @@ OpRun run_op(Op op, const Attributes& attributes, const std::vector<OpArray>& in
     if (!a.absent) store<S>(a, in.back().data);
   }
   for (const ValueType& t : out_types) out.push_back(allocate(t));
-  const Shape workspace_shape{kernel.workspace_elements ? static_cast<int>(kernel.workspace_elements(shapes)) : 0};
+  const Shape workspace_shape{
+      kernel.workspace_elements ? static_cast<int>(kernel.workspace_elements(shapes)) : 0};
   const ValueType workspace_type{DType::kReal, workspace_shape};
 
   PreparedCall<S> prepared;
@@ -86,9 +102,11 @@ OpRun run_op(Op op, const Attributes& attributes, const std::vector<OpArray>& in
   executor.run(prepared, 1);
 
   OpRun result;
-  for (size_t i = 0; i < out.size(); ++i) result.outputs.push_back(load<S>(out_types[i], out[i].data));
+  for (size_t i = 0; i < out.size(); ++i)
+    result.outputs.push_back(load<S>(out_types[i], out[i].data));
   for (size_t i = 0; i < in.size(); ++i) {
-    result.inputs.push_back(inputs[i].absent ? absent_array() : load<S>(inputs[i].type, in[i].data));
+    result.inputs.push_back(inputs[i].absent ? absent_array()
+                                             : load<S>(inputs[i].type, in[i].data));
   }
   return result;
 }

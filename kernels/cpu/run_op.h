@@ -20,12 +20,13 @@ OpArray absent_array();
 
 struct OpRun {
   std::vector<OpArray> outputs;
-  std::vector<OpArray> inputs;   ///< as the op left them (states)
+  std::vector<OpArray> inputs;  ///< as the op left them (states)
 };
 
 /// Runs `op` in scalar S for one member. Outputs and workspace are filled with 0xFF bytes (NaN) first, so that what the op
 /// does not write is seen. Throws ShapeError.
 template <class S>
-OpRun run_op(Op op, const Attributes& attributes, const std::vector<OpArray>& inputs, int threads = 1);
+OpRun run_op(Op op, const Attributes& attributes, const std::vector<OpArray>& inputs,
+             int threads = 1);
 
 }  // namespace statelab

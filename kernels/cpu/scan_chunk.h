@@ -32,7 +32,9 @@ struct Chunk {
 template <class S>
 struct ChunkScratch {
   S *decay, *score, *cross, *weight;
-  static int64_t elements(int length) { return 4 * ((static_cast<int64_t>(length) * length + 15) / 16 * 16); }
+  static int64_t elements(int length) {
+    return 4 * ((static_cast<int64_t>(length) * length + 15) / 16 * 16);
+  }
   ChunkScratch(S* p, int length) {
     const int64_t n = (static_cast<int64_t>(length) * length + 15) / 16 * 16;
     decay = p, score = p + n, cross = p + 2 * n, weight = p + 3 * n;
@@ -57,7 +59,8 @@ void build_decay(const Chunk<S>& c, S* decay) {
 
 /// lower(A B^T) for A (L, n), B (L, n): row blocks, columns up to the block's last row; the rest of a row is left as it is.
 template <class S>
-void lower_product(S* out, const S* a, int64_t a_stride, const S* b, int64_t b_stride, int L, int n) {
+void lower_product(S* out, const S* a, int64_t a_stride, const S* b, int64_t b_stride, int L,
+                   int n) {
   for (int i = 0; i < L; i += kTriangleRows) {
     const int rows = std::min(kTriangleRows, L - i), cols = i + rows;
     matrix(out + static_cast<int64_t>(i) * L, rows, cols, L).noalias() =
@@ -67,21 +70,25 @@ void lower_product(S* out, const S* a, int64_t a_stride, const S* b, int64_t b_s
 
 /// out (L, n) += lower triangular M (L, L) times b (L, n).
 template <class S>
-void add_lower_times(S* out, int64_t out_stride, const S* m, const S* b, int64_t b_stride, int L, int n) {
+void add_lower_times(S* out, int64_t out_stride, const S* m, const S* b, int64_t b_stride, int L,
+                     int n) {
   for (int i = 0; i < L; i += kTriangleRows) {
     const int rows = std::min(kTriangleRows, L - i), cols = i + rows;
     matrix(out + i * out_stride, rows, n, out_stride).noalias() +=
-        matrix(static_cast<const S*>(m) + static_cast<int64_t>(i) * L, rows, cols, L) * matrix(b, cols, n, b_stride);
+        matrix(static_cast<const S*>(m) + static_cast<int64_t>(i) * L, rows, cols, L) *
+        matrix(b, cols, n, b_stride);
   }
 }
 
 /// out (L, n) += M^T times b for lower triangular M.
 template <class S>
-void add_lower_transposed_times(S* out, int64_t out_stride, const S* m, const S* b, int64_t b_stride, int L, int n) {
+void add_lower_transposed_times(S* out, int64_t out_stride, const S* m, const S* b,
+                                int64_t b_stride, int L, int n) {
   for (int j = 0; j < L; j += kTriangleRows) {
     const int cols = std::min(kTriangleRows, L - j);
     matrix(out + j * out_stride, cols, n, out_stride).noalias() +=
-        matrix(static_cast<const S*>(m) + static_cast<int64_t>(j) * L + j, L - j, cols, L).transpose() *
+        matrix(static_cast<const S*>(m) + static_cast<int64_t>(j) * L + j, L - j, cols, L)
+            .transpose() *
         matrix(b + j * b_stride, L - j, n, b_stride);
   }
 }
@@ -94,7 +101,8 @@ void chunk_forward(const Chunk<S>& c, ChunkScratch<S> t, S* o, int64_t o_stride,
   lower_product(t.score, c.q, c.N, c.k, c.N, L, c.N);
   for (int i = 0; i < L; ++i) {
     S* wi = t.weight + static_cast<int64_t>(i) * L;
-    const S *di = t.decay + static_cast<int64_t>(i) * L, *si = t.score + static_cast<int64_t>(i) * L;
+    const S *di = t.decay + static_cast<int64_t>(i) * L,
+            *si = t.score + static_cast<int64_t>(i) * L;
     for (int j = 0; j < i; ++j) wi[j] = di[j] * c.w[j] * si[j];
     wi[i] = c.diag[i];
     for (int j = i + 1; j < L; ++j) wi[j] = S(0);
@@ -103,7 +111,8 @@ void chunk_forward(const Chunk<S>& c, ChunkScratch<S> t, S* o, int64_t o_stride,
   out.setZero();
   add_lower_times(o, o_stride, t.weight, c.x, c.x_stride, L, c.P);
   if (c.state_in != nullptr) {
-    auto from_state = (matrix(c.q, L, c.N, c.N) * matrix(c.state_in, c.P, c.N, c.N).transpose()).eval();
+    auto from_state =
+        (matrix(c.q, L, c.N, c.N) * matrix(c.state_in, c.P, c.N, c.N).transpose()).eval();
     S carried = S(1);
     for (int i = 0; i < L; ++i) {
       if (!STATELAB_FAULT(chunk_state_decay_missing)) carried *= c.alpha[i];
@@ -115,7 +124,8 @@ void chunk_forward(const Chunk<S>& c, ChunkScratch<S> t, S* o, int64_t o_stride,
     for (int i = 0; i < L; ++i) carried *= c.alpha[i];
     const S* last = t.decay + static_cast<int64_t>(L - 1) * L;
     Matrix<S> weighted(L, c.P);
-    for (int j = 0; j < L; ++j) weighted.row(j) = (last[j] * c.w[j]) * matrix(c.x, L, c.P, c.x_stride).row(j);
+    for (int j = 0; j < L; ++j)
+      weighted.row(j) = (last[j] * c.w[j]) * matrix(c.x, L, c.P, c.x_stride).row(j);
     auto next = matrix(state_out, c.P, c.N, c.N);
     if (c.state_in != nullptr) {
       if (state_out != c.state_in) next = matrix(c.state_in, c.P, c.N, c.N);
@@ -140,16 +150,18 @@ struct ChunkGradients {
 };
 
 template <class S>
-void chunk_backward(const Chunk<S>& c, ChunkScratch<S> t, const S* dout, int64_t dout_stride, const ChunkGradients<S>& g) {
+void chunk_backward(const Chunk<S>& c, ChunkScratch<S> t, const S* dout, int64_t dout_stride,
+                    const ChunkGradients<S>& g) {
   const int L = c.length;
   build_decay(c, t.decay);
-  lower_product(t.score, c.q, c.N, c.k, c.N, L, c.N);                      // K_ij = q_i . k_j
-  lower_product(t.cross, dout, dout_stride, c.x, c.x_stride, L, c.P);       // M_ij = do_i . x_j
+  lower_product(t.score, c.q, c.N, c.k, c.N, L, c.N);                  // K_ij = q_i . k_j
+  lower_product(t.cross, dout, dout_stride, c.x, c.x_stride, L, c.P);  // M_ij = do_i . x_j
   for (int i = 0; i < L; ++i) g.ddiag[i] = t.cross[static_cast<int64_t>(i) * L + i];
   // weight = T_ij M_ij below the diagonal; the products with it give dq (times w_j on the k side) and dk / w.
   for (int i = 0; i < L; ++i) {
     S* wi = t.weight + static_cast<int64_t>(i) * L;
-    const S *di = t.decay + static_cast<int64_t>(i) * L, *mi = t.cross + static_cast<int64_t>(i) * L;
+    const S *di = t.decay + static_cast<int64_t>(i) * L,
+            *mi = t.cross + static_cast<int64_t>(i) * L;
     for (int j = 0; j < i; ++j) wi[j] = di[j] * mi[j];
     for (int j = i; j < L; ++j) wi[j] = S(0);
   }
@@ -157,11 +169,13 @@ void chunk_backward(const Chunk<S>& c, ChunkScratch<S> t, const S* dout, int64_t
   auto dk = matrix(g.dk, L, c.N, c.N);
   auto dx = matrix(g.dx, L, c.P, g.dx_stride);
   dk.setZero();
-  add_lower_transposed_times(g.dk, c.N, t.weight, c.q, c.N, L, c.N);        // kk_j, without the state's part
+  add_lower_transposed_times(g.dk, c.N, t.weight, c.q, c.N, L,
+                             c.N);  // kk_j, without the state's part
   const S* last = t.decay + static_cast<int64_t>(L - 1) * L;
-  Matrix<S> x_dstate;                                                      // (L, N): x_j^T Sb
+  Matrix<S> x_dstate;  // (L, N): x_j^T Sb
   if (!g.dstate_is_zero) {
-    x_dstate.noalias() = matrix(c.x, L, c.P, c.x_stride) * matrix(static_cast<const S*>(g.dstate), c.P, c.N, c.N);
+    x_dstate.noalias() =
+        matrix(c.x, L, c.P, c.x_stride) * matrix(static_cast<const S*>(g.dstate), c.P, c.N, c.N);
     for (int j = 0; j < L; ++j) dk.row(j) += last[j] * x_dstate.row(j);
   }
   const auto k = matrix(c.k, L, c.N, c.N);
@@ -176,7 +190,8 @@ void chunk_backward(const Chunk<S>& c, ChunkScratch<S> t, const S* dout, int64_t
   // dT_ij = w_j K_ij M_ij, into cross; then weight = T_ij w_j K_ij (diag on the diagonal) for dx.
   for (int i = 0; i < L; ++i) {
     S *wi = t.weight + static_cast<int64_t>(i) * L, *mi = t.cross + static_cast<int64_t>(i) * L;
-    const S *di = t.decay + static_cast<int64_t>(i) * L, *si = t.score + static_cast<int64_t>(i) * L;
+    const S *di = t.decay + static_cast<int64_t>(i) * L,
+            *si = t.score + static_cast<int64_t>(i) * L;
     for (int j = 0; j < i; ++j) {
       const S ws = c.w[j] * si[j];
       wi[j] = di[j] * ws;
@@ -187,7 +202,8 @@ void chunk_backward(const Chunk<S>& c, ChunkScratch<S> t, const S* dout, int64_t
   dx.setZero();
   add_lower_transposed_times(g.dx, g.dx_stride, t.weight, dout, dout_stride, L, c.P);
   if (!g.dstate_is_zero) {
-    auto dstate_k = (k * matrix(static_cast<const S*>(g.dstate), c.P, c.N, c.N).transpose()).eval();  // (L, P): Sb k_j
+    auto dstate_k = (k * matrix(static_cast<const S*>(g.dstate), c.P, c.N, c.N).transpose())
+                        .eval();  // (L, P): Sb k_j
     for (int j = 0; j < L; ++j) dx.row(j) += (last[j] * c.w[j]) * dstate_k.row(j);
     S* dlast = t.cross + static_cast<int64_t>(L - 1) * L;
     for (int j = 0; j < L - 1; ++j) dlast[j] += c.w[j] * x_dstate.row(j).dot(k.row(j));
@@ -205,7 +221,7 @@ void chunk_backward(const Chunk<S>& c, ChunkScratch<S> t, const S* dout, int64_t
   if (c.state_in != nullptr) {
     // T_i = alpha_i T_{i-1}, T_{-1} = 1: dq, dalpha and the state's cotangent.
     const auto state = matrix(c.state_in, c.P, c.N, c.N);
-    auto dout_state = (matrix(dout, L, c.P, dout_stride) * state).eval();   // (L, N): do_i^T S_in
+    auto dout_state = (matrix(dout, L, c.P, dout_stride) * state).eval();  // (L, N): do_i^T S_in
     S carried = S(1);
     Eigen::Array<S, Dynamic, 1> prefix(L), dprefix(L);
     const auto q = matrix(c.q, L, c.N, c.N);
@@ -215,7 +231,9 @@ void chunk_backward(const Chunk<S>& c, ChunkScratch<S> t, const S* dout, int64_t
       dprefix[i] = dout_state.row(i).dot(q.row(i));
       dq.row(i) += carried * dout_state.row(i);
     }
-    if (!g.dstate_is_zero) dprefix[L - 1] += (matrix(static_cast<const S*>(g.dstate), c.P, c.N, c.N).cwiseProduct(state)).sum();
+    if (!g.dstate_is_zero)
+      dprefix[L - 1] +=
+          (matrix(static_cast<const S*>(g.dstate), c.P, c.N, c.N).cwiseProduct(state)).sum();
     S running = S(0);
     for (int i = L - 1; i >= 0; --i) {
       running += dprefix[i];
@@ -259,13 +277,14 @@ void recurrent_forward(const Chunk<S>& c, S* o, int64_t o_stride, S* state_out) 
 
 /// Adjoint of recurrent_forward. States are replayed forward from state_in, never divided back. Source: models.md 3.8.
 template <class S>
-void recurrent_backward(const Chunk<S>& c, const S* dout, int64_t dout_stride, const ChunkGradients<S>& g) {
+void recurrent_backward(const Chunk<S>& c, const S* dout, int64_t dout_stride,
+                        const ChunkGradients<S>& g) {
   const int L = c.length;
   const auto q = matrix(c.q, L, c.N, c.N), k = matrix(c.k, L, c.N, c.N);
   const auto x = matrix(c.x, L, c.P, c.x_stride), dy = matrix(dout, L, c.P, dout_stride);
   auto dq = matrix(g.dq, L, c.N, c.N), dk = matrix(g.dk, L, c.N, c.N);
   auto dx = matrix(g.dx, L, c.P, g.dx_stride);
-  std::vector<Matrix<S>> before(static_cast<size_t>(L));   // G_{i-1}
+  std::vector<Matrix<S>> before(static_cast<size_t>(L));  // G_{i-1}
   Matrix<S> state = Matrix<S>::Zero(c.P, c.N);
   if (c.state_in != nullptr) state = matrix(c.state_in, c.P, c.N, c.N);
   for (int i = 0; i < L; ++i) {
@@ -276,12 +295,12 @@ void recurrent_backward(const Chunk<S>& c, const S* dout, int64_t dout_stride, c
   if (!g.dstate_is_zero) dstate = matrix(static_cast<const S*>(g.dstate), c.P, c.N, c.N);
   for (int i = L - 1; i >= 0; --i) {
     const Matrix<S>& prev = before[static_cast<size_t>(i)];
-    const auto x_dstate = (x.row(i) * dstate).eval();       // (N)
+    const auto x_dstate = (x.row(i) * dstate).eval();  // (N)
     g.dw[i] = x_dstate.row(0).dot(k.row(i));
     g.ddiag[i] = dy.row(i).dot(x.row(i));
     dk.row(i) = c.w[i] * x_dstate;
     dx.row(i) = c.w[i] * (k.row(i) * dstate.transpose()) + c.diag[i] * dy.row(i);
-    const auto dy_state = (dy.row(i) * prev).eval();        // (N)
+    const auto dy_state = (dy.row(i) * prev).eval();  // (N)
     dq.row(i) = c.alpha[i] * dy_state;
     g.dalpha[i] = dstate.cwiseProduct(prev).sum() + dy_state.row(0).dot(q.row(i));
     dstate = c.alpha[i] * (dstate + dy.row(i).transpose() * q.row(i));

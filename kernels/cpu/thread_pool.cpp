@@ -54,7 +54,8 @@ void ThreadPool::parallel_for(int64_t blocks, const std::function<void(int64_t, 
 void ThreadPool::worker(int thread) {
   uint64_t seen = 0;
   for (;;) {
-    for (int spin = 0; spin < kSpins && round_.load(std::memory_order_acquire) == seen; ++spin) _mm_pause();
+    for (int spin = 0; spin < kSpins && round_.load(std::memory_order_acquire) == seen; ++spin)
+      _mm_pause();
     if (round_.load(std::memory_order_acquire) == seen) {
       std::unique_lock lock(mutex_);
       wake_.wait(lock, [&] { return round_.load() != seen; });

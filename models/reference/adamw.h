@@ -1,6 +1,7 @@
 // One step of AdamW with clipping by the global norm, as its equations read:
-//   g <- g min(1, clip / (|g| + 1e-6));  w <- w (1 - lr decay);  m <- b1 m + (1 - b1) g;  v <- b2 v
-//   + (1 - b2) g^2 w <- w - lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps),   t = 1, 2, ...
+//   g <- g min(1, clip / (|g| + 1e-6)),  w <- w (1 - lr decay)
+//   m <- b1 m + (1 - b1) g,  v <- b2 v + (1 - b2) g^2
+//   w <- w - lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps),  t = 1, 2, ...
 // Source: Loshchilov and Hutter, "Decoupled weight decay regularization"; PyTorch's clip_grad_norm_
 // and AdamW.
 #pragma once

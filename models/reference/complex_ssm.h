@@ -3,9 +3,9 @@
 // For one sequence; complex channel j < d_state / 2 sits in the real channels (2j, 2j+1). Step
 // angle phi_t[j] = sign * dt_t pi tanh(ang_t[j]) for j < nangles and 0 beyond; Phi_t = sum_{s<=t}
 // phi_s; lambda, gamma, delta, alpha as in mamba3.h.
-//   (1) literal    h_t = alpha e^{i phi} h_{t-1} + alpha delta e^{i phi} b_{t-1} x_{t-1} + gamma
-//   b_t x_t,  y = Re(c^T h),
-//                  b = B0 + i B1,  c = C0 - i C1 (plain transpose)
+//   (1) literal    h_t = alpha e^{i phi} h_{t-1} + alpha delta e^{i phi} b_{t-1} x_{t-1}
+//                        + gamma b_t x_t
+//                  y = Re(c^T h),  b = B0 + i B1,  c = C0 - i C1 (plain transpose)
 //   (2) blocks     the same with R(phi) = [[cos, -sin], [sin, cos]] on each real pair,  y = C^T h
 //   (3) rotated    htil = Rot(-Phi) h: a scan with scalar decay on Rot(-Phi) B and Rot(-Phi) C
 //   (4) chunked    (3) with the scale trick, in blocks of `chunk_size` tokens

@@ -1,7 +1,7 @@
 // Gated DeltaNet as its equations read. The rule, for one sequence and one head (state S is K x V):
 //   q, k l2-normalised (1e-6 inside the root), beta = beta_max sigmoid(b)
-//   S' = exp(g_t) S_{t-1},  r = v_t - S'^T k_t,  S_t = S' + beta_t k_t r^T,  o_t = K^(-1/2) S_t^T
-//   q_t
+//   S' = exp(g_t) S_{t-1},  r = v_t - S'^T k_t,  S_t = S' + beta_t k_t r^T
+//   o_t = K^(-1/2) S_t^T q_t
 // so the transition is exp(g)(I - beta k k^T); beta_max = 2 lets its eigenvalue along k reach -1.
 // Source: Yang, Kautz, Hatamizadeh, "Gated Delta Networks"; flash-linear-attention's layer.
 #pragma once

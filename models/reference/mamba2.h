@@ -1,7 +1,7 @@
 // Mamba-2 as its equations read. The scan, for one sequence and one head:
 //   H_t = alpha_t H_{t-1} + dt_t x_t B_t^T,   o_t = H_t C_t + D x_t
-//   alpha_t = lo + (hi - lo) exp(dt_t A):  eigenvalue range [0, 1] gives exp(dt A), [-1, 1] gives 2
-//   exp(dt A) - 1.
+//   alpha_t = lo + (hi - lo) exp(dt_t A)
+// Eigenvalue range [0, 1] gives exp(dt A), [-1, 1] gives 2 exp(dt A) - 1.
 // Source: Mamba-2 paper and authors' module; the range [-1, 1] carries over the substitution of
 // Grazzi et al.
 #pragma once

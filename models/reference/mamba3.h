@@ -2,10 +2,11 @@
 //
 // The scan, for one sequence and one head (state H is headdim x d_state, * is elementwise):
 //   lambda = sigmoid(trap), gamma = lambda dt, delta = (1 - lambda) dt, alpha = exp(a)
-//   Phi_t  = sum_{s<=t} dt_s pi tanh(ang_s)                               inclusive; pair (2j,
-//   2j+1) turns by +Phi[j] H_t    = alpha_t H_{t-1} + alpha_t delta_t v_{t-1} khat_{t-1}^T +
-//   gamma_t v_t khat_t^T,   khat = Rot(Phi)(k + k_bias) o_t    = H_t qhat_t + D v_t, qhat =
-//   Rot(Phi)(q + q_bias) y_t    = o_t * silu(z_t)
+//   Phi_t  = sum_{s<=t} dt_s pi tanh(ang_s), inclusive; pair (2j, 2j+1) turns by +Phi[j]
+//   khat   = Rot(Phi)(k + k_bias),  qhat = Rot(Phi)(q + q_bias)
+//   H_t    = alpha_t H_{t-1} + alpha_t delta_t v_{t-1} khat_{t-1}^T + gamma_t v_t khat_t^T
+//   o_t    = H_t qhat_t + D v_t
+//   y_t    = o_t * silu(z_t)
 // First step: no state and no previous term. Source: Mamba-3 paper (Propositions 2-4), authors'
 // step reference.
 #pragma once

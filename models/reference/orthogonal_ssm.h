@@ -1,8 +1,8 @@
-// The same equivalence for rotations that do not commute: any orthogonal R_t, with P_t = R_t
-// P_{t-1}, P_{-1} = I.
-//   literal  h_t    = alpha R_t h_{t-1} + alpha delta R_t B_{t-1} x_{t-1} + gamma B_t x_t, y = C^T
-//   h prefix   htil_t = alpha htil_{t-1} + alpha delta (P_{t-1}^T B_{t-1}) x_{t-1} + gamma (P_t^T
-//   B_t) x_t,    y = (P_t^T C)^T htil
+// The same equivalence for rotations that do not commute: any orthogonal R_t, with
+// P_t = R_t P_{t-1}, P_{-1} = I.
+//   literal  h_t = alpha R_t h_{t-1} + alpha delta R_t B_{t-1} x_{t-1} + gamma B_t x_t,  y = C^T h
+//   prefix   htil_t = alpha htil_{t-1} + alpha delta (P_{t-1}^T B_{t-1}) x_{t-1}
+//                   + gamma (P_t^T B_t) x_t,  y = (P_t^T C)^T htil
 // with htil_t = P_t^T h_t, because P_t^T R_t = P_{t-1}^T. New factors stand on the left of P.
 #pragma once
 

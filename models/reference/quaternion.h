@@ -4,9 +4,8 @@
 // Channels 4b..4b+3 hold (w, x, y, z) of one quaternion. Code convention, as for plane rotations
 // with +Phi:
 //   s_t = exp(axis_t),  g_t = g_{t-1} s_t (new factor on the RIGHT),  khat = g k',  qhat = g q'
-//   (Hamilton products)
-// and the scan of mamba3.h. It equals the literal recurrence that multiplies the state by conj(s_t)
-// on the left. axis = (phi, 0, 0) turns the planes (0, 1) and (2, 3) by +phi.
+// (Hamilton products) and the scan of mamba3.h. It equals the literal recurrence that multiplies
+// the state by conj(s_t) on the left. axis = (phi, 0, 0) turns planes (0, 1) and (2, 3) by +phi.
 #pragma once
 
 #include <cmath>

@@ -32,7 +32,8 @@ double contract(const OpArray& y, const std::vector<double>& cotangent) {
 }
 
 /// Fourth-order central differences of <cotangent, output 0> with respect to input `i`.
-std::vector<double> numeric_gradient(Op op, const Attributes& attributes, Arrays in, size_t i, const std::vector<double>& cotangent) {
+std::vector<double> numeric_gradient(Op op, const Attributes& attributes, Arrays in, size_t i,
+                                     const std::vector<double>& cotangent) {
   constexpr double h = 2e-4;
   std::vector<double> out;
   for (size_t e = 0; e < in[i].data.size(); ++e) {
@@ -54,8 +55,8 @@ struct Case {
   Op forward, backward;
   Attributes attributes;
   Arrays in;
-  std::vector<int> wrt;                 ///< inputs with a gradient
-  std::vector<int> gradient_at;         ///< output of the backward op that holds it
+  std::vector<int> wrt;          ///< inputs with a gradient
+  std::vector<int> gradient_at;  ///< output of the backward op that holds it
   /// Operands of the backward op from the cotangent, the inputs and the forward outputs.
   Arrays (*operands)(const OpArray& dy, const Arrays& in, const Arrays& out);
 };
@@ -100,32 +101,84 @@ Case mamba2_case(const std::string& name, int seqlen, bool negative, bool chunke
   Mamba2ScanAttrs a;
   a.nheads = 2, a.headdim = 3, a.d_state = 5, a.chunk_size = 4;
   a.negative_eigenvalues = negative, a.chunked = chunked, a.ngroups = groups;
-  const Arrays in = {random_array(name + "proj", {2, seqlen, a.d_proj()}, -1.5, 1.5), random_array(name + "dt", {2}),
-                     random_array(name + "A", {2}), random_array(name + "D", {2}), random_array(name + "norm", {6}, 0.5, 1.5)};
-  return {name, Op::kMamba2Scan, Op::kMamba2ScanBwd, a, in, {0, 1, 2, 3, 4}, {0, 1, 2, 3, 4}, scan_operands};
+  const Arrays in = {random_array(name + "proj", {2, seqlen, a.d_proj()}, -1.5, 1.5),
+                     random_array(name + "dt", {2}), random_array(name + "A", {2}),
+                     random_array(name + "D", {2}), random_array(name + "norm", {6}, 0.5, 1.5)};
+  return {name, Op::kMamba2Scan, Op::kMamba2ScanBwd, a,
+          in,   {0, 1, 2, 3, 4}, {0, 1, 2, 3, 4},    scan_operands};
 }
 
 std::vector<Case> cases() {
   using A = Mamba3ScanAttrs;
   std::vector<Case> out;
-  out.push_back({"Embedding", Op::kEmbedding, Op::kEmbeddingBwd, {},
-                 {integer_array({2, 5}, testing_support::integers("e", 10, 4)), random_array("w", {4, 3})}, {1}, {0},
-                 [](const OpArray& dy, const Arrays& in, const Arrays&) { return Arrays{in[0], dy, in[1]}; }});
-  out.push_back({"LinearX", Op::kLinear, Op::kLinearBwdX, {}, {random_array("x", {2, 5, 7}), random_array("w", {3, 7})}, {0}, {0},
-                 [](const OpArray& dy, const Arrays& in, const Arrays&) { return Arrays{dy, in[1]}; }});
-  out.push_back({"LinearW", Op::kLinear, Op::kLinearBwdW, {}, {random_array("x", {2, 5, 7}), random_array("w", {3, 7})}, {1}, {0},
-                 [](const OpArray& dy, const Arrays& in, const Arrays&) { return Arrays{dy, in[0]}; }});
-  out.push_back({"RmsNorm", Op::kRmsNorm, Op::kRmsNormBwd, RmsNormAttrs{}, {random_array("x", {3, 7}), random_array("w", {7})},
-                 {0, 1}, {0, 1}, cotangent_then_inputs});
-  out.push_back({"Swiglu", Op::kSwiglu, Op::kSwigluBwd, {}, {random_array("x", {3, 10}, -3, 3)}, {0}, {0}, cotangent_then_inputs});
-  out.push_back({"CausalConv1d", Op::kCausalConv1d, Op::kCausalConv1dBwd, CausalConv1dAttrs{2, 5, 4},
-                 {random_array("x", {2, 7, 9}), random_array("w", {5, 1, 4}), random_array("b", {5})}, {0, 1, 2}, {0, 1, 2},
+  out.push_back(
+      {"Embedding",
+       Op::kEmbedding,
+       Op::kEmbeddingBwd,
+       {},
+       {integer_array({2, 5}, testing_support::integers("e", 10, 4)), random_array("w", {4, 3})},
+       {1},
+       {0},
+       [](const OpArray& dy, const Arrays& in, const Arrays&) {
+         return Arrays{in[0], dy, in[1]};
+       }});
+  out.push_back({"LinearX",
+                 Op::kLinear,
+                 Op::kLinearBwdX,
+                 {},
+                 {random_array("x", {2, 5, 7}), random_array("w", {3, 7})},
+                 {0},
+                 {0},
+                 [](const OpArray& dy, const Arrays& in, const Arrays&) {
+                   return Arrays{dy, in[1]};
+                 }});
+  out.push_back({"LinearW",
+                 Op::kLinear,
+                 Op::kLinearBwdW,
+                 {},
+                 {random_array("x", {2, 5, 7}), random_array("w", {3, 7})},
+                 {1},
+                 {0},
+                 [](const OpArray& dy, const Arrays& in, const Arrays&) {
+                   return Arrays{dy, in[0]};
+                 }});
+  out.push_back({"RmsNorm",
+                 Op::kRmsNorm,
+                 Op::kRmsNormBwd,
+                 RmsNormAttrs{},
+                 {random_array("x", {3, 7}), random_array("w", {7})},
+                 {0, 1},
+                 {0, 1},
                  cotangent_then_inputs});
+  out.push_back({"Swiglu",
+                 Op::kSwiglu,
+                 Op::kSwigluBwd,
+                 {},
+                 {random_array("x", {3, 10}, -3, 3)},
+                 {0},
+                 {0},
+                 cotangent_then_inputs});
+  out.push_back(
+      {"CausalConv1d",
+       Op::kCausalConv1d,
+       Op::kCausalConv1dBwd,
+       CausalConv1dAttrs{2, 5, 4},
+       {random_array("x", {2, 7, 9}), random_array("w", {5, 1, 4}), random_array("b", {5})},
+       {0, 1, 2},
+       {0, 1, 2},
+       cotangent_then_inputs});
   std::vector<int32_t> targets = testing_support::integers("targets", 12, 4);
   targets[3] = targets[7] = -1;
-  out.push_back({"CrossEntropy", Op::kCrossEntropy, Op::kCrossEntropyBwd, CrossEntropyAttrs{4},
-                 {random_array("l", {3, 4, 6}, -3, 3), integer_array({3, 4}, targets)}, {0}, {0},
-                 [](const OpArray& dy, const Arrays& in, const Arrays&) { return Arrays{dy, in[0], in[1]}; }});
+  out.push_back({"CrossEntropy",
+                 Op::kCrossEntropy,
+                 Op::kCrossEntropyBwd,
+                 CrossEntropyAttrs{4},
+                 {random_array("l", {3, 4, 6}, -3, 3), integer_array({3, 4}, targets)},
+                 {0},
+                 {0},
+                 [](const OpArray& dy, const Arrays& in, const Arrays&) {
+                   return Arrays{dy, in[0], in[1]};
+                 }});
   for (int seqlen : {1, 2, 4, 5, 11}) {
     out.push_back(mamba3_case("Mamba3Seqlen" + std::to_string(seqlen), seqlen, [](A&, Arrays&) {}));
     out.push_back(mamba2_case("Mamba2Seqlen" + std::to_string(seqlen), seqlen, false, true, 1));
@@ -133,15 +186,22 @@ std::vector<Case> cases() {
   out.push_back(mamba3_case("Mamba3Recurrent", 6, [](A& a, Arrays&) { a.chunked = false; }));
   out.push_back(mamba3_case("Mamba3RotatesAll", 6, [](A& a, Arrays&) { a.nangles = 3; }));
   out.push_back(mamba3_case("Mamba3Groups", 6, [](A& a, Arrays&) { a.ngroups = 2; }));
-  out.push_back(mamba3_case("Mamba3StandardRotation", 6, [](A& a, Arrays&) { a.rotation = A::Rotation::kStandard; }));
-  out.push_back(mamba3_case("Mamba3NoRotation", 6, [](A& a, Arrays&) { a.rotation = A::Rotation::kNone; }));
-  out.push_back(mamba3_case("Mamba3Euler", 6, [](A& a, Arrays&) { a.discretization = A::Discretization::kEuler; }));
-  out.push_back(mamba3_case("Mamba3Half", 6, [](A& a, Arrays&) { a.discretization = A::Discretization::kHalf; }));
+  out.push_back(mamba3_case("Mamba3StandardRotation", 6,
+                            [](A& a, Arrays&) { a.rotation = A::Rotation::kStandard; }));
+  out.push_back(
+      mamba3_case("Mamba3NoRotation", 6, [](A& a, Arrays&) { a.rotation = A::Rotation::kNone; }));
+  out.push_back(mamba3_case("Mamba3Euler", 6,
+                            [](A& a, Arrays&) { a.discretization = A::Discretization::kEuler; }));
+  out.push_back(mamba3_case("Mamba3Half", 6,
+                            [](A& a, Arrays&) { a.discretization = A::Discretization::kHalf; }));
   out.push_back(mamba3_case("Mamba3HeavyTail", 6, [](A& a, Arrays&) { a.heavy_tail = true; }));
   out.push_back(mamba3_case("Mamba3Floor", 6, [](A& a, Arrays&) { a.a_floor = 0.7; }));
-  out.push_back(mamba3_case("Mamba3NoNorm", 6, [](A&, Arrays& in) { in[4] = in[5] = absent_array(); }));
-  out.push_back(mamba3_case("Mamba3NoBias", 6, [](A&, Arrays& in) { in[2] = in[3] = absent_array(); }));
-  out.push_back(mamba3_case("Mamba3OutNorm", 6, [](A&, Arrays& in) { in[7] = random_array("on", {6}, 0.5, 1.5); }));
+  out.push_back(
+      mamba3_case("Mamba3NoNorm", 6, [](A&, Arrays& in) { in[4] = in[5] = absent_array(); }));
+  out.push_back(
+      mamba3_case("Mamba3NoBias", 6, [](A&, Arrays& in) { in[2] = in[3] = absent_array(); }));
+  out.push_back(mamba3_case("Mamba3OutNorm", 6,
+                            [](A&, Arrays& in) { in[7] = random_array("on", {6}, 0.5, 1.5); }));
   out.push_back(mamba2_case("Mamba2Signed", 6, true, true, 1));
   out.push_back(mamba2_case("Mamba2SignedRecurrentGroups", 6, true, false, 2));
   out.push_back(mamba2_case("Mamba2Recurrent", 6, false, false, 1));
@@ -158,21 +218,25 @@ TEST_P(OpGradient, EqualsCentralDifferencesWithARandomCotangent) {
   }
   const auto cotangent = uniform(c.name + "cotangent", out[0].data.size());
   const OpArray dy = real_array(out[0].type.shape, cotangent);
-  const Arrays gradients = run_op<double>(c.backward, c.attributes, c.operands(dy, c.in, out)).outputs;
+  const Arrays gradients =
+      run_op<double>(c.backward, c.attributes, c.operands(dy, c.in, out)).outputs;
   double largest = 1;
   for (size_t k = 0; k < c.wrt.size(); ++k) {
     const auto& actual = gradients[static_cast<size_t>(c.gradient_at[k])].data;
-    const auto expected = numeric_gradient(c.forward, c.attributes, c.in, static_cast<size_t>(c.wrt[k]), cotangent);
+    const auto expected =
+        numeric_gradient(c.forward, c.attributes, c.in, static_cast<size_t>(c.wrt[k]), cotangent);
     ASSERT_EQ(actual.size(), expected.size());
     for (double x : expected) largest = std::max(largest, std::abs(x));
     for (size_t i = 0; i < actual.size(); ++i) {
       EXPECT_TRUE(std::abs(actual[i] - expected[i]) <= 1e-7 * largest)
-          << c.name << ": input " << c.wrt[k] << " element " << i << ": " << actual[i] << " against " << expected[i];
+          << c.name << ": input " << c.wrt[k] << " element " << i << ": " << actual[i]
+          << " against " << expected[i];
     }
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Op, OpGradient, ::testing::ValuesIn(cases()), [](const auto& p) { return p.param.name; });
+INSTANTIATE_TEST_SUITE_P(Op, OpGradient, ::testing::ValuesIn(cases()),
+                         [](const auto& p) { return p.param.name; });
 
 class ScanSeqlen : public ::testing::TestWithParam<int> {};
 
@@ -182,30 +246,39 @@ TEST_P(ScanSeqlen, ChunkedEqualsRecurrentForwardAndBackward) {
   Mamba3ScanAttrs a;
   a.nheads = 2, a.headdim = 16, a.d_state = 16, a.nangles = 4;
   const std::string text = "T" + std::to_string(T);
-  const Arrays in = {random_array(text, {1, T, a.d_proj()}, -1.5, 1.5), random_array("dt", {2}, -3, -2),
-                     random_array("Bb", {2, 1, 16}), random_array("Cb", {2, 1, 16}), random_array("Bn", {16}, .5, 1.5),
-                     random_array("Cn", {16}, .5, 1.5), random_array("D", {2}), absent_array()};
+  const Arrays in = {random_array(text, {1, T, a.d_proj()}, -1.5, 1.5),
+                     random_array("dt", {2}, -3, -2),
+                     random_array("Bb", {2, 1, 16}),
+                     random_array("Cb", {2, 1, 16}),
+                     random_array("Bn", {16}, .5, 1.5),
+                     random_array("Cn", {16}, .5, 1.5),
+                     random_array("D", {2}),
+                     absent_array()};
   const OpArray dy = random_array(text + "dy", {1, T, 32});
   Mamba2ScanAttrs b;
   b.nheads = 2, b.headdim = 16, b.d_state = 16;
-  const Arrays in2 = {random_array(text, {1, T, b.d_proj()}, -1.5, 1.5), random_array("dt", {2}, -3, -2), random_array("A", {2}),
+  const Arrays in2 = {random_array(text, {1, T, b.d_proj()}, -1.5, 1.5),
+                      random_array("dt", {2}, -3, -2), random_array("A", {2}),
                       random_array("D", {2}), random_array("n", {32}, .5, 1.5)};
   auto compare = [&](Op forward, Op backward, auto attrs, const Arrays& inputs) {
     attrs.chunked = false;
     const Arrays exact = run_op<double>(forward, attrs, inputs).outputs;
-    const Arrays exact_bwd = run_op<double>(backward, attrs, scan_operands(dy, inputs, exact)).outputs;
+    const Arrays exact_bwd =
+        run_op<double>(backward, attrs, scan_operands(dy, inputs, exact)).outputs;
     attrs.chunked = true;
     for (const int chunk : {16, 64}) {
       attrs.chunk_size = chunk;
       const Arrays chunked = run_op<double>(forward, attrs, inputs, 2).outputs;
       EXPECT_LE(relative_error(chunked[0].data, exact[0].data), 1e-12) << "chunk " << chunk;
-      const Arrays bwd = run_op<double>(backward, attrs, scan_operands(dy, inputs, chunked), 2).outputs;
+      const Arrays bwd =
+          run_op<double>(backward, attrs, scan_operands(dy, inputs, chunked), 2).outputs;
       for (size_t i = 0; i < bwd.size(); ++i) {
         EXPECT_LE(relative_error(bwd[i].data, exact_bwd[i].data), 1e-11) << "gradient " << i;
       }
       const Arrays single = run_op<float>(forward, attrs, inputs).outputs;
       EXPECT_LE(relative_error(single[0].data, exact[0].data), 2e-5);
-      const Arrays single_bwd = run_op<float>(backward, attrs, scan_operands(dy, inputs, single)).outputs;
+      const Arrays single_bwd =
+          run_op<float>(backward, attrs, scan_operands(dy, inputs, single)).outputs;
       EXPECT_LE(relative_error(single_bwd[0].data, exact_bwd[0].data), 1e-4);
     }
   };
@@ -245,10 +318,12 @@ TEST(Mamba3Scan, NegatedAnglesWithSwappedPairsLeaveTheOutputUnchanged) {
     for (int j = 0; j < a.nangles; ++j) p[ang + j] = -p[ang + j];
   }
   for (size_t i : {2, 3}) {
-    for (int h = 0; h < a.nheads; ++h) swap_pairs(&c.in[i].data[static_cast<size_t>(h * a.d_state)]);
+    for (int h = 0; h < a.nheads; ++h)
+      swap_pairs(&c.in[i].data[static_cast<size_t>(h * a.d_state)]);
   }
   for (size_t i : {4, 5}) swap_pairs(c.in[i].data.data());
-  EXPECT_LE(relative_error(run_op<double>(c.forward, c.attributes, c.in).outputs[0].data, y), 1e-13);
+  EXPECT_LE(relative_error(run_op<double>(c.forward, c.attributes, c.in).outputs[0].data, y),
+            1e-13);
 }
 
 TEST(Mamba3Scan, AnglesStayWrappedAndAccurateOver65536Tokens) {
@@ -256,9 +331,16 @@ TEST(Mamba3Scan, AnglesStayWrappedAndAccurateOver65536Tokens) {
   a.nheads = 1, a.headdim = 1, a.d_state = 4, a.nangles = 1;
   const int T = 65536;
   std::vector<double> proj(static_cast<size_t>(T) * static_cast<size_t>(a.d_proj()), 0.25);
-  for (int t = 0; t < T; ++t) proj[static_cast<size_t>(t * a.d_proj() + a.d_proj() - 1)] = 0.3 * std::sin(0.1 * t) + 0.4;
-  const Arrays in = {real_array({1, T, a.d_proj()}, proj), real_array({1}, {0.5}), absent_array(), absent_array(), absent_array(),
-                     absent_array(), real_array({1}, {1}), absent_array()};
+  for (int t = 0; t < T; ++t)
+    proj[static_cast<size_t>(t * a.d_proj() + a.d_proj() - 1)] = 0.3 * std::sin(0.1 * t) + 0.4;
+  const Arrays in = {real_array({1, T, a.d_proj()}, proj),
+                     real_array({1}, {0.5}),
+                     absent_array(),
+                     absent_array(),
+                     absent_array(),
+                     absent_array(),
+                     real_array({1}, {1}),
+                     absent_array()};
   const auto exact = run_op<double>(Op::kMamba3Scan, a, in).outputs[2].data;
   const auto single = run_op<float>(Op::kMamba3Scan, a, in).outputs[2].data;
   double worst = 0;
@@ -266,7 +348,9 @@ TEST(Mamba3Scan, AnglesStayWrappedAndAccurateOver65536Tokens) {
     ASSERT_LE(std::abs(single[i]), 3.1415928);
     worst = std::max(worst, std::abs(std::remainder(single[i] - exact[i], 2 * 3.14159265358979)));
   }
-  EXPECT_LE(worst, 0.02);   // half an ulp of pi a token, were they all of one sign, is 0.008; the summands' own errors come on top
+  EXPECT_LE(
+      worst,
+      0.02);  // half an ulp of pi a token, were they all of one sign, is 0.008; the summands' own errors come on top
 }
 
 TEST(Op, ShapeRulesRefuseWithTheActualShapes) {
@@ -279,16 +363,22 @@ TEST(Op, ShapeRulesRefuseWithTheActualShapes) {
     return "";
   };
   const OpArray x = random_array("x", {2, 3, 7});
-  EXPECT_EQ(message(Op::kAdd, {}, {x, random_array("y", {2, 3, 6})}), "[add] b must be (2, 3, 7), is (2, 3, 6)");
-  EXPECT_EQ(message(Op::kRmsNorm, RmsNormAttrs{}, {x, random_array("w", {6})}), "[rms_norm] weight must be (7), is (6)");
-  EXPECT_EQ(message(Op::kSwiglu, {}, {x}), "[swiglu] the last axis holds value and gate and must be even, is (2, 3, 7)");
-  EXPECT_EQ(message(Op::kCausalConv1d, CausalConv1dAttrs{5, 3, 4}, {x, x, x}), "[causal_conv1d] channels 5..8 exceed x (2, 3, 7)");
-  EXPECT_EQ(message(Op::kEmbedding, {}, {x, x}), "[embedding] tokens must be integers (batch, seqlen), is (2, 3, 7)");
+  EXPECT_EQ(message(Op::kAdd, {}, {x, random_array("y", {2, 3, 6})}),
+            "[add] b must be (2, 3, 7), is (2, 3, 6)");
+  EXPECT_EQ(message(Op::kRmsNorm, RmsNormAttrs{}, {x, random_array("w", {6})}),
+            "[rms_norm] weight must be (7), is (6)");
+  EXPECT_EQ(message(Op::kSwiglu, {}, {x}),
+            "[swiglu] the last axis holds value and gate and must be even, is (2, 3, 7)");
+  EXPECT_EQ(message(Op::kCausalConv1d, CausalConv1dAttrs{5, 3, 4}, {x, x, x}),
+            "[causal_conv1d] channels 5..8 exceed x (2, 3, 7)");
+  EXPECT_EQ(message(Op::kEmbedding, {}, {x, x}),
+            "[embedding] tokens must be integers (batch, seqlen), is (2, 3, 7)");
   EXPECT_EQ(message(Op::kCrossEntropy, CrossEntropyAttrs{9}, {x, x}),
             "[cross_entropy] logits must be (batch, seqlen, >= 9), is (2, 3, 7)");
   Mamba3ScanAttrs a;
   a.ngroups = 2;
-  EXPECT_EQ(message(Op::kMamba3Scan, a, {x, x, x, x, x, x, x, x}), "[mamba3_scan] ngroups must divide nheads: 2 and 1");
+  EXPECT_EQ(message(Op::kMamba3Scan, a, {x, x, x, x, x, x, x, x}),
+            "[mamba3_scan] ngroups must divide nheads: 2 and 1");
 }
 
 }  // namespace

@@ -1,9 +1,9 @@
 // Philox and what is built on it.
+#include "kernels/rng.h"
+
 #include <gtest/gtest.h>
 
 #include <cmath>
-
-#include "kernels/rng.h"
 
 namespace statelab {
 namespace {
@@ -25,7 +25,8 @@ TEST(Rng, StreamsAndCountersDiffer) {
 
 TEST(Rng, BoundedCoversItsRangeEvenly) {
   int count[5] = {};
-  for (uint32_t i = 0; i < 50000; ++i) ++count[bounded(philox({1, Stream::kVerify}, {i, 0, 0, 0}).v[0], 5)];
+  for (uint32_t i = 0; i < 50000; ++i)
+    ++count[bounded(philox({1, Stream::kVerify}, {i, 0, 0, 0}).v[0], 5)];
   for (int c : count) EXPECT_NEAR(c, 10000, 400);
   EXPECT_EQ(bounded(0xffffffffu, 5), 4u);
   EXPECT_EQ(bounded(0, 5), 0u);

@@ -1,10 +1,11 @@
 // Cohorts: what a member computes is its own affair. Bits are compared through checkpoint bytes.
+#include "models/cohort.h"
+
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <numeric>
 
-#include "models/cohort.h"
 #include "models/model.h"
 #include "models/numerics.h"
 #include "tests/support/random.h"
@@ -16,16 +17,19 @@ namespace {
 class Bits : public DataSource {
  public:
   explicit Bits(std::vector<uint32_t> seeds) : seeds_(std::move(seeds)) {}
-  void draw(int member, uint32_t step, uint32_t sample, std::span<int32_t> tokens, std::span<int32_t> targets) const override {
+  void draw(int member, uint32_t step, uint32_t sample, std::span<int32_t> tokens,
+            std::span<int32_t> targets) const override {
     const RngKey key{seeds_[static_cast<size_t>(member)], Stream::kTrain};
-    const int last = static_cast<int>(bounded(philox(key, {0xffffffffu, sample, step, 0}).v[0], static_cast<uint32_t>(tokens.size())));
+    const int last = static_cast<int>(bounded(philox(key, {0xffffffffu, sample, step, 0}).v[0],
+                                              static_cast<uint32_t>(tokens.size())));
     int parity = 0;
     for (int t = 0; t < static_cast<int>(tokens.size()); ++t) {
       const auto at = static_cast<size_t>(t);
       tokens[at] = 0;
       targets[at] = -1;
       if (t > last) continue;
-      const int bit = static_cast<int>(bounded(philox(key, {static_cast<uint32_t>(t), sample, step, 0}).v[0], 2));
+      const int bit = static_cast<int>(
+          bounded(philox(key, {static_cast<uint32_t>(t), sample, step, 0}).v[0], 2));
       parity ^= bit;
       tokens[at] = 1 + bit;
       if (t == last) targets[at] = 1 + parity;
@@ -45,7 +49,7 @@ CohortShape shape_of(const std::string& mixer) {
   CohortShape s;
   s.model.mixer = mixer;
   s.model.vocab_size = 3;
-  s.model.d_model = 12;   // off every packet size
+  s.model.d_model = 12;  // off every packet size
   s.model.headdim = 8;
   s.model.d_state = 6;
   s.model.rope_fraction = 1;
@@ -83,15 +87,18 @@ Built build(const CohortShape& shape, const std::vector<Recipe>& runs, int threa
   return b;
 }
 
-std::vector<std::string> trained_bytes(const CohortShape& shape, const std::vector<Recipe>& runs, int threads, int64_t steps = 14) {
+std::vector<std::string> trained_bytes(const CohortShape& shape, const std::vector<Recipe>& runs,
+                                       int threads, int64_t steps = 14) {
   const Built b = build(shape, runs, threads);
   b.cohort->run(steps);
   std::vector<std::string> out;
-  for (int m = 0; m < b.cohort->members(); ++m) out.push_back(to_safetensors(b.cohort->snapshot(m), {}));
+  for (int m = 0; m < b.cohort->members(); ++m)
+    out.push_back(to_safetensors(b.cohort->snapshot(m), {}));
   return out;
 }
 
-const std::vector<Recipe> kRuns = {{0, 0.01}, {1, 0.02}, {2, 0.001}, {3, 0.05}, {4, 0.01}, {5, 0.1}, {6, 0.003}, {7, 0.03}};
+const std::vector<Recipe> kRuns = {{0, 0.01}, {1, 0.02}, {2, 0.001}, {3, 0.05},
+                                   {4, 0.01}, {5, 0.1},  {6, 0.003}, {7, 0.03}};
 
 class CohortBits : public ::testing::TestWithParam<const char*> {};
 
@@ -100,15 +107,17 @@ TEST_P(CohortBits, AreTheSameForAnyThreadsMembersAndPositions) {
   std::vector<std::string> alone;
   for (const Recipe& r : kRuns) alone.push_back(trained_bytes(shape, {r}, 1)[0]);
   ASSERT_NE(alone[0], alone[4]);
-  const std::vector<std::vector<size_t>> places = {{0}, {2, 0, 1}, {0, 1, 2, 3, 4, 5, 6, 7}, {7, 3, 5, 1, 0, 6, 2, 4}};
+  const std::vector<std::vector<size_t>> places = {
+      {0}, {2, 0, 1}, {0, 1, 2, 3, 4, 5, 6, 7}, {7, 3, 5, 1, 0, 6, 2, 4}};
   for (const int threads : {1, 2}) {
     for (const auto& place : places) {
       std::vector<Recipe> runs;
       for (size_t i : place) runs.push_back(kRuns[i]);
       const auto bytes = trained_bytes(shape, runs, threads);
       for (size_t i = 0; i < place.size(); ++i) {
-        EXPECT_TRUE(bytes[i] == alone[place[i]]) << GetParam() << ": run " << place[i] << " at place " << i << " of " << place.size()
-                                                 << ", " << threads << " threads";
+        EXPECT_TRUE(bytes[i] == alone[place[i]])
+            << GetParam() << ": run " << place[i] << " at place " << i << " of " << place.size()
+            << ", " << threads << " threads";
       }
     }
   }
@@ -122,13 +131,16 @@ TEST_P(CohortBits, AreTheSameAfterAnyInterruption) {
     Built first = build(shape, runs, 1);
     first.cohort->run(cut);
     std::vector<MemberState> states;
-    for (int m = 0; m < 2; ++m) states.push_back(from_safetensors(to_safetensors(first.cohort->snapshot(m), {})));
+    for (int m = 0; m < 2; ++m)
+      states.push_back(from_safetensors(to_safetensors(first.cohort->snapshot(m), {})));
     Built second = build(shape, runs, 2);
     second.cohort->restore(states);
     EXPECT_EQ(second.cohort->step(), cut);
     second.cohort->run(100);
     EXPECT_EQ(second.cohort->step(), 14);
-    for (int m = 0; m < 2; ++m) EXPECT_TRUE(to_safetensors(second.cohort->snapshot(m), {}) == whole[size_t(m)]) << "cut at " << cut;
+    for (int m = 0; m < 2; ++m)
+      EXPECT_TRUE(to_safetensors(second.cohort->snapshot(m), {}) == whole[size_t(m)])
+          << "cut at " << cut;
   }
 }
 
@@ -143,12 +155,15 @@ TEST_P(CohortBits, OfNeighboursSurviveADivergedMember) {
   EXPECT_TRUE(std::isfinite(diverged.loss));
   EXPECT_TRUE(to_safetensors(b.cohort->snapshot(1), {}) == alone[0]);
   const MemberState frozen = b.cohort->snapshot(0);
-  const auto earlier = trained_bytes(shape, {{9, 1e30}}, 1, frozen.diverged_at);   // the last weights before the failing step
+  const auto earlier = trained_bytes(
+      shape, {{9, 1e30}}, 1, frozen.diverged_at);  // the last weights before the failing step
   const MemberState before = from_safetensors(earlier[0]);
-  for (size_t i = 0; i < frozen.weights.size(); ++i) EXPECT_TRUE(frozen.weights[i].data == before.weights[i].data) << frozen.weights[i].name;
+  for (size_t i = 0; i < frozen.weights.size(); ++i)
+    EXPECT_TRUE(frozen.weights[i].data == before.weights[i].data) << frozen.weights[i].name;
 }
 
-INSTANTIATE_TEST_SUITE_P(Cohort, CohortBits, ::testing::Values("mamba3", "mamba2"), [](const auto& p) { return std::string(p.param); });
+INSTANTIATE_TEST_SUITE_P(Cohort, CohortBits, ::testing::Values("mamba3", "mamba2"),
+                         [](const auto& p) { return std::string(p.param); });
 
 TEST(Cohort, TrainsToLowerLossAndCountsAccuracy) {
   CohortShape shape = shape_of("mamba3");
@@ -199,7 +214,8 @@ TEST(Cohort, FirstAdamWStepMatchesTheFormulaWithDecayAndClipping) {
   TrainCohort cohort(shape, std::vector<MemberSettings>{m}, data, 1);
   const MemberState before = cohort.snapshot(0);
   Model<double> model(shape.model, shape.batch, shape.stages[0].seqlen, true);
-  for (const auto& t : before.weights) model.set(t.name, std::vector<double>(t.data.begin(), t.data.end()));
+  for (const auto& t : before.weights)
+    model.set(t.name, std::vector<double>(t.data.begin(), t.data.end()));
   std::vector<int32_t> tokens(static_cast<size_t>(shape.batch * 7)), targets(tokens.size());
   for (uint32_t b = 0; b < static_cast<uint32_t>(shape.batch); ++b) {
     data.draw(0, 0, b, std::span(tokens).subspan(b * 7, 7), std::span(targets).subspan(b * 7, 7));
@@ -220,7 +236,9 @@ TEST(Cohort, FirstAdamWStepMatchesTheFormulaWithDecayAndClipping) {
     for (size_t i = 0; i < grad.size(); ++i) {
       const double g = scale * grad[i], old = before.weights[p].data[i];
       const double decayed = spec.decays ? old * (1 - 0.01 * 0.3) : old;
-      const double expected = decayed - 0.01 * g / (std::abs(g) + 1e-8);   // bias correction cancels (1 - beta) in the first step
+      const double expected =
+          decayed -
+          0.01 * g / (std::abs(g) + 1e-8);  // bias correction cancels (1 - beta) in the first step
       if (std::abs(g) > 1e-6) {
         ASSERT_NEAR(after.weights[p].data[i], expected, 2e-5) << spec.name << "[" << i << "]";
       }
@@ -264,14 +282,17 @@ TEST(Evaluate, CountsAgreeWithLogitsAndDoNotDependOnBatchThreadsOrNeighbours) {
     const auto l = logits(shape.model, first, tokens);
     for (size_t t = 0; t < 13; ++t) {
       if (targets[t] < 0) continue;
-      const auto best = std::max_element(l.begin() + static_cast<long>(t) * 3, l.begin() + static_cast<long>(t + 1) * 3);
+      const auto best = std::max_element(l.begin() + static_cast<long>(t) * 3,
+                                         l.begin() + static_cast<long>(t + 1) * 3);
       right += best - (l.begin() + static_cast<long>(t) * 3) == targets[t];
     }
   }
   EXPECT_EQ(counts[0].tokens_correct, right);
   EXPECT_EQ(counts[0].sequences, 20);
   EXPECT_EQ(counts[0].tokens, 20);
-  EXPECT_EQ(std::accumulate(counts[0].position_total.begin(), counts[0].position_total.end(), int64_t{0}), 20);
+  EXPECT_EQ(
+      std::accumulate(counts[0].position_total.begin(), counts[0].position_total.end(), int64_t{0}),
+      20);
 }
 
 TEST(Evaluate, ArgmaxOverLegalAnswersOnlyIgnoresTheOthers) {
@@ -287,7 +308,7 @@ TEST(Evaluate, ArgmaxOverLegalAnswersOnlyIgnoresTheOthers) {
     data.draw(0, 0, s, tokens, targets);
     for (int32_t t : targets) ones += t == 1;
   }
-  EXPECT_EQ(only_one[0].tokens_correct, ones);   // a single legal answer is always chosen
+  EXPECT_EQ(only_one[0].tokens_correct, ones);  // a single legal answer is always chosen
 }
 
 TEST(Checkpoint, SurvivesARoundTripToTheBit) {
@@ -314,7 +335,8 @@ TEST(Checkpoint, MalformedFilesAreRefusedWithTheReason) {
   EXPECT_EQ(reason(good), "");
   EXPECT_EQ(reason("short"), "checkpoint: shorter than its 8-byte header length");
   EXPECT_EQ(reason(good + "x"), "checkpoint: data continues after the last array");
-  EXPECT_NE(reason(good.substr(0, good.size() - 8)).find("offsets lie outside the data"), std::string::npos);
+  EXPECT_NE(reason(good.substr(0, good.size() - 8)).find("offsets lie outside the data"),
+            std::string::npos);
   std::string dtype = good;
   dtype.replace(dtype.find("\"F32\""), 5, "\"F16\"");
   EXPECT_NE(reason(dtype).find("dtype must be F32"), std::string::npos);
@@ -325,7 +347,8 @@ TEST(Checkpoint, MalformedFilesAreRefusedWithTheReason) {
 
 /// The bits of 20 training steps. A change that moves them must raise kNumericsVersion and pin the new bits.
 TEST(NumericsVersion, PinsTheBitsOfTwentyTrainingSteps) {
-#if !defined(__x86_64__) || !defined(__AVX2__) || !defined(__GNUC__) || defined(__clang__) || __GNUC__ != 12 || !defined(NDEBUG)
+#if !defined(__x86_64__) || !defined(__AVX2__) || !defined(__GNUC__) || defined(__clang__) || \
+    __GNUC__ != 12 || !defined(NDEBUG)
   GTEST_SKIP() << "bits are pinned for GCC 12 on x86-64-v3 in a release build";
 #else
   std::string pinned;
@@ -333,11 +356,12 @@ TEST(NumericsVersion, PinsTheBitsOfTwentyTrainingSteps) {
     CohortShape shape = shape_of(mixer);
     shape.stages = {{10, 7}, {10, 13}};
     const std::string bytes = trained_bytes(shape, {kRuns[0]}, 1, 20)[0];
-    uint64_t h = 1469598103934665603ull;   // FNV-1a, 64 bits
+    uint64_t h = 1469598103934665603ull;  // FNV-1a, 64 bits
     for (char c : bytes) h = (h ^ static_cast<unsigned char>(c)) * 1099511628211ull;
     pinned += std::string(mixer) + " " + std::to_string(h) + "\n";
   }
-  EXPECT_EQ("version " + std::to_string(kNumericsVersion) + "\n" + pinned, "version 1\nmamba3 14684261153040188659\nmamba2 1193143119237197594\n");
+  EXPECT_EQ("version " + std::to_string(kNumericsVersion) + "\n" + pinned,
+            "version 1\nmamba3 14684261153040188659\nmamba2 1193143119237197594\n");
 #endif
 }
 

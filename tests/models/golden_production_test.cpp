@@ -26,7 +26,8 @@ std::vector<double> loss_weights(size_t n) {
 std::vector<double> columns(const OpArray& a, int begin, int count) {
   std::vector<double> out;
   for (int64_t r = 0; r < a.type.shape.rows(); ++r) {
-    for (int c = begin; c < begin + count; ++c) out.push_back(a.data[static_cast<size_t>(r * a.type.shape.last() + c)]);
+    for (int c = begin; c < begin + count; ++c)
+      out.push_back(a.data[static_cast<size_t>(r * a.type.shape.last() + c)]);
   }
   return out;
 }
@@ -40,11 +41,15 @@ const Algorithm kAlgorithms[] = {{true, 64}, {true, 3}, {true, 1}, {false, 64}, 
 /// The golden scan takes a and dt apart; here a = A dt with A = -softplus(dd_A), so dd_A is solved for.
 TEST(ProductionMamba3Scan, ReproducesGoldenOutputsAndGradients) {
   const int T = 7, N = 8, P = 3, S = 2;
-  const auto q = sine_fill(.1, T * N), k = sine_fill(.2, T * N), v = sine_fill(.3, T * P), z = sine_fill(1.0, T * P);
-  const auto a = sine_fill(.4, T, .25, -.3), dt = sine_fill(.5, T, .5, .6), trap = sine_fill(.6, T), ang = sine_fill(.9, T * S);
+  const auto q = sine_fill(.1, T * N), k = sine_fill(.2, T * N), v = sine_fill(.3, T * P),
+             z = sine_fill(1.0, T * P);
+  const auto a = sine_fill(.4, T, .25, -.3), dt = sine_fill(.5, T, .5, .6), trap = sine_fill(.6, T),
+             ang = sine_fill(.9, T * S);
   std::vector<double> proj;
   for (int t = 0; t < T; ++t) {
-    auto append = [&](const std::vector<double>& x, int n) { proj.insert(proj.end(), x.begin() + t * n, x.begin() + (t + 1) * n); };
+    auto append = [&](const std::vector<double>& x, int n) {
+      proj.insert(proj.end(), x.begin() + t * n, x.begin() + (t + 1) * n);
+    };
     append(z, P);
     append(v, P);
     append(k, N);
@@ -58,8 +63,14 @@ TEST(ProductionMamba3Scan, ReproducesGoldenOutputsAndGradients) {
     Mamba3ScanAttrs at;
     at.nheads = 1, at.headdim = P, at.d_state = N, at.nangles = S, at.a_floor = 0;
     at.chunked = algorithm.chunked, at.chunk_size = algorithm.chunk_size;
-    const Arrays in = {real_array({1, T, at.d_proj()}, proj), real_array({1}, {0}), real_array({1, 1, N}, sine_fill(.8, N, .3, 1)),
-                       real_array({1, 1, N}, sine_fill(.7, N, .3, 1)), absent_array(), absent_array(), real_array({1}, {0.5}), absent_array()};
+    const Arrays in = {real_array({1, T, at.d_proj()}, proj),
+                       real_array({1}, {0}),
+                       real_array({1, 1, N}, sine_fill(.8, N, .3, 1)),
+                       real_array({1, 1, N}, sine_fill(.7, N, .3, 1)),
+                       absent_array(),
+                       absent_array(),
+                       real_array({1}, {0.5}),
+                       absent_array()};
     const OpRun forward = run_op<double>(Op::kMamba3Scan, at, in);
     golden::expect_output(forward.outputs[0].data, golden::kMamba3Scan);
 
@@ -69,15 +80,18 @@ TEST(ProductionMamba3Scan, ReproducesGoldenOutputsAndGradients) {
     const auto d = run_op<double>(Op::kMamba3ScanBwd, at, backward_in).outputs;
     const OpArray& dproj = d[0];
     std::vector<double> da(T), ddt(T);
-    const auto draw_dt = columns(dproj, 2 * P + 2 * N, 1), draw_A = columns(dproj, 2 * P + 2 * N + 1, 1);
-    for (size_t t = 0; t < T; ++t) {   // undo A = -softplus(dd_A), dt = softplus(dd_dt), a = A dt
+    const auto draw_dt = columns(dproj, 2 * P + 2 * N, 1),
+               draw_A = columns(dproj, 2 * P + 2 * N + 1, 1);
+    for (size_t t = 0; t < T; ++t) {  // undo A = -softplus(dd_A), dt = softplus(dd_dt), a = A dt
       const double A = a[t] / dt[t];
       da[t] = -draw_A[t] / sigmoid(inverse_softplus(-A)) / dt[t];
       ddt[t] = draw_dt[t] / sigmoid(inverse_softplus(dt[t])) - A * da[t];
     }
-    golden::expect_gradients({columns(dproj, 2 * P + N, N), columns(dproj, 2 * P, N), columns(dproj, P, P), columns(dproj, 0, P), da, ddt,
-                              columns(dproj, 2 * P + 2 * N + 2, 1), d[3].data, d[2].data, columns(dproj, 2 * P + 2 * N + 3, S), d[6].data},
-                             golden::kMamba3ScanGradients);
+    golden::expect_gradients(
+        {columns(dproj, 2 * P + N, N), columns(dproj, 2 * P, N), columns(dproj, P, P),
+         columns(dproj, 0, P), da, ddt, columns(dproj, 2 * P + 2 * N + 2, 1), d[3].data, d[2].data,
+         columns(dproj, 2 * P + 2 * N + 3, S), d[6].data},
+        golden::kMamba3ScanGradients);
   }
 }
 
@@ -86,12 +100,15 @@ TEST(ProductionMamba3Scan, ReproducesGoldenOutputsAndGradients) {
 TEST(ProductionMamba2Scan, ReproducesGoldenOutputsAndGradientsInBothEigenvalueRanges) {
   const int T = 7, N = 4, P = 3;
   const double kUnitGate = 1.2784645427610738;
-  const auto q = sine_fill(.1, T * N), k = sine_fill(.2, T * N), x = sine_fill(.3, T * P), dt = sine_fill(.5, T, .5, .6);
+  const auto q = sine_fill(.1, T * N), k = sine_fill(.2, T * N), x = sine_fill(.3, T * P),
+             dt = sine_fill(.5, T, .5, .6);
   for (const bool negative : {false, true}) {
     const double A = negative ? -2.5 : -1.25;
     std::vector<double> proj;
     for (int t = 0; t < T; ++t) {
-      auto append = [&](const std::vector<double>& y, int n) { proj.insert(proj.end(), y.begin() + t * n, y.begin() + (t + 1) * n); };
+      auto append = [&](const std::vector<double>& y, int n) {
+        proj.insert(proj.end(), y.begin() + t * n, y.begin() + (t + 1) * n);
+      };
       proj.insert(proj.end(), P, kUnitGate);
       append(x, P);
       append(k, N);
@@ -100,21 +117,31 @@ TEST(ProductionMamba2Scan, ReproducesGoldenOutputsAndGradientsInBothEigenvalueRa
     }
     for (const Algorithm& algorithm : kAlgorithms) {
       Mamba2ScanAttrs at;
-      at.nheads = 1, at.headdim = P, at.d_state = N, at.negative_eigenvalues = negative, at.eps = 1e30;
+      at.nheads = 1, at.headdim = P, at.d_state = N, at.negative_eigenvalues = negative,
+      at.eps = 1e30;
       at.chunked = algorithm.chunked, at.chunk_size = algorithm.chunk_size;
-      const Arrays in = {real_array({1, T, at.d_proj()}, proj), real_array({1}, {0}), real_array({1}, {std::log(-A)}),
-                         real_array({1}, {0.5}), real_array({P}, filled(P, 1e15))};
+      const Arrays in = {real_array({1, T, at.d_proj()}, proj), real_array({1}, {0}),
+                         real_array({1}, {std::log(-A)}), real_array({1}, {0.5}),
+                         real_array({P}, filled(P, 1e15))};
       const OpRun forward = run_op<double>(Op::kMamba2Scan, at, in);
-      golden::expect_output(forward.outputs[0].data, negative ? golden::kMamba2SignedScan : golden::kMamba2Scan);
-      golden::expect_output(forward.outputs[1].data, negative ? golden::kMamba2SignedScan : golden::kMamba2Scan);
+      golden::expect_output(forward.outputs[0].data,
+                            negative ? golden::kMamba2SignedScan : golden::kMamba2Scan);
+      golden::expect_output(forward.outputs[1].data,
+                            negative ? golden::kMamba2SignedScan : golden::kMamba2Scan);
       Arrays backward_in = {real_array({1, T, P}, loss_weights(T * P))};
       backward_in.insert(backward_in.end(), in.begin(), in.end());
       backward_in.insert(backward_in.end(), forward.outputs.begin() + 1, forward.outputs.end());
       const auto d = run_op<double>(Op::kMamba2ScanBwd, at, backward_in).outputs;
       auto ddt = columns(d[0], 2 * P + 2 * N, 1);
       for (size_t t = 0; t < T; ++t) ddt[t] /= sigmoid(inverse_softplus(dt[t]));
-      golden::expect_gradients({columns(d[0], 2 * P + N, N), columns(d[0], 2 * P, N), columns(d[0], P, P), ddt, {d[2].data[0] / A}, d[3].data},
-                               negative ? golden::kMamba2SignedScanGradients : golden::kMamba2ScanGradients);
+      golden::expect_gradients(
+          {columns(d[0], 2 * P + N, N),
+           columns(d[0], 2 * P, N),
+           columns(d[0], P, P),
+           ddt,
+           {d[2].data[0] / A},
+           d[3].data},
+          negative ? golden::kMamba2SignedScanGradients : golden::kMamba2ScanGradients);
     }
   }
 }
@@ -126,31 +153,43 @@ TEST(ProductionMamba3Block, ReproducesGoldenOutputsAndGradients) {
     at.nheads = 2, at.headdim = 4, at.d_state = N, at.nangles = 2, at.heavy_tail = true;
     at.chunked = algorithm.chunked, at.chunk_size = algorithm.chunk_size;
     ASSERT_EQ(at.d_proj(), 40);
-    const OpArray u = real_array({1, T, d_model}, sine_fill(.9, T * d_model)), in_proj = real_array({40, 4}, sine_fill(.1, 160, .8)),
+    const OpArray u = real_array({1, T, d_model}, sine_fill(.9, T * d_model)),
+                  in_proj = real_array({40, 4}, sine_fill(.1, 160, .8)),
                   out_proj = real_array({4, 8}, sine_fill(.8, 32, .5));
     const OpArray proj = run_op<double>(Op::kLinear, {}, {u, in_proj}).outputs[0];
-    const Arrays in = {proj, real_array({2}, sine_fill(.2, 2, .3)), real_array({2, 1, N}, sine_fill(.3, 16, .3, 1)),
-                       real_array({2, 1, N}, sine_fill(.4, 16, .3, 1)), real_array({N}, sine_fill(.5, N, .2, 1)),
-                       real_array({N}, sine_fill(.6, N, .2, 1)), real_array({2}, sine_fill(.7, 2)), absent_array()};
+    const Arrays in = {proj,
+                       real_array({2}, sine_fill(.2, 2, .3)),
+                       real_array({2, 1, N}, sine_fill(.3, 16, .3, 1)),
+                       real_array({2, 1, N}, sine_fill(.4, 16, .3, 1)),
+                       real_array({N}, sine_fill(.5, N, .2, 1)),
+                       real_array({N}, sine_fill(.6, N, .2, 1)),
+                       real_array({2}, sine_fill(.7, 2)),
+                       absent_array()};
     const OpRun scan = run_op<double>(Op::kMamba3Scan, at, in);
     const OpArray out = run_op<double>(Op::kLinear, {}, {scan.outputs[0], out_proj}).outputs[0];
     golden::expect_output(out.data, golden::kMamba3Block);
 
     const OpArray dout = real_array({1, T, d_model}, loss_weights(T * d_model));
     const OpArray dy = run_op<double>(Op::kLinearBwdX, {}, {dout, out_proj}).outputs[0];
-    const OpArray dout_proj = run_op<double>(Op::kLinearBwdW, {}, {dout, scan.outputs[0]}).outputs[0];
+    const OpArray dout_proj =
+        run_op<double>(Op::kLinearBwdW, {}, {dout, scan.outputs[0]}).outputs[0];
     Arrays backward_in = {dy};
     backward_in.insert(backward_in.end(), in.begin(), in.end());
     backward_in.insert(backward_in.end(), scan.outputs.begin() + 1, scan.outputs.end());
     const auto d = run_op<double>(Op::kMamba3ScanBwd, at, backward_in).outputs;
     const OpArray du = run_op<double>(Op::kLinearBwdX, {}, {d[0], in_proj}).outputs[0];
     const OpArray din_proj = run_op<double>(Op::kLinearBwdW, {}, {d[0], u}).outputs[0];
-    golden::expect_gradients({du.data, din_proj.data, d[1].data, d[2].data, d[3].data, d[4].data, d[5].data, d[6].data, dout_proj.data},
+    golden::expect_gradients({du.data, din_proj.data, d[1].data, d[2].data, d[3].data, d[4].data,
+                              d[5].data, d[6].data, dout_proj.data},
                              golden::kMamba3BlockGradients);
 
     at.heavy_tail = false;
-    const OpArray softplus = run_op<double>(Op::kLinear, {}, {run_op<double>(Op::kMamba3Scan, at, in).outputs[0], out_proj}).outputs[0];
-    golden::expect_close(golden::weighted_sum(softplus.data), golden::kMamba3BlockSoftplusLoss, "softplus loss");
+    const OpArray softplus =
+        run_op<double>(Op::kLinear, {},
+                       {run_op<double>(Op::kMamba3Scan, at, in).outputs[0], out_proj})
+            .outputs[0];
+    golden::expect_close(golden::weighted_sum(softplus.data), golden::kMamba3BlockSoftplusLoss,
+                         "softplus loss");
   }
 }
 

@@ -1,8 +1,9 @@
 // Graph, gradient table, memory plan and their verifier.
+#include "models/graph.h"
+
 #include <gtest/gtest.h>
 
 #include "kernels/error.h"
-#include "models/graph.h"
 #include "models/model.h"
 
 namespace statelab {
@@ -33,10 +34,15 @@ Graph training_graph(std::vector<ValueId>& keep, int layers = 3) {
 TEST(Graph, ShapeErrorNamesOpRuleAndShapes) {
   Graph g;
   const ValueId x = g.parameter("x", {4, 8}), w = g.parameter("w", {3, 7});
-  EXPECT_EQ(message([&] { g.apply(Op::kLinear, {}, {x, w}); }),
+  EXPECT_EQ(message([&] {
+              g.apply(Op::kLinear, {}, {x, w});
+            }),
             "[linear] x (.., in) and weight (out, in) must agree in `in`: x (4, 8), weight (3, 7)");
   Mamba3ScanAttrs a;
-  EXPECT_EQ(message([&] { g.apply(Op::kMamba3Scan, a, {x, w, w, w, w, w, w, w}); }), "[mamba3_scan] proj must be (batch, seqlen, 7), is (4, 8)");
+  EXPECT_EQ(message([&] {
+              g.apply(Op::kMamba3Scan, a, {x, w, w, w, w, w, w, w});
+            }),
+            "[mamba3_scan] proj must be (batch, seqlen, 7), is (4, 8)");
   EXPECT_EQ(message([&] { g.apply(Op::kAdd, {}, {x}); }), "[add] takes 2 operands, got 1");
 }
 
@@ -44,14 +50,16 @@ TEST(Autodiff, OpWithoutGradientIsAnErrorThatNamesIt) {
   Graph g;
   const ValueId x = g.parameter("x", {3});
   const ValueId norm = g.apply1(Op::kGlobalNorm, {}, {x});
-  EXPECT_EQ(message([&] { add_gradients(g, norm, std::vector<ValueId>{x}); }), "[global_norm] has no gradient");
+  EXPECT_EQ(message([&] { add_gradients(g, norm, std::vector<ValueId>{x}); }),
+            "[global_norm] has no gradient");
 }
 
 TEST(Autodiff, ParameterThatDoesNotInfluenceTheLossIsAnError) {
   Graph g;
   const ForwardGraph f = build_forward(g, ModelConfig{}, g.state("step", DType::kInt32, {1}), 1, 2);
   const ValueId stray = g.parameter("stray", {3});
-  EXPECT_EQ(message([&] { add_gradients(g, f.loss, std::vector<ValueId>{stray}); }), "[autodiff] stray does not influence the loss");
+  EXPECT_EQ(message([&] { add_gradients(g, f.loss, std::vector<ValueId>{stray}); }),
+            "[autodiff] stray does not influence the loss");
 }
 
 TEST(MemoryPlan, ReusesMemoryAndPassesItsVerifier) {
@@ -59,7 +67,8 @@ TEST(MemoryPlan, ReusesMemoryAndPassesItsVerifier) {
   const Graph g = training_graph(keep);
   const std::vector<int64_t> workspace(g.nodes().size(), 640);
   int64_t sum = 0;
-  for (const Value& v : g.values()) sum += v.role == Role::kTemporary ? 3 * member_stride_bytes(v.type.shape, v.type.dtype, 4) : 0;
+  for (const Value& v : g.values())
+    sum += v.role == Role::kTemporary ? 3 * member_stride_bytes(v.type.shape, v.type.dtype, 4) : 0;
   const MemoryPlan plan = plan_memory(g, workspace, keep, 3, 4);
   EXPECT_LT(plan.bytes, sum * 3 / 4);
   EXPECT_NO_THROW(verify_graph(g, plan, workspace, keep, 3, 4));
@@ -77,18 +86,22 @@ TEST(MemoryPlan, VerifierFindsOverlapMisalignmentAndOverrun) {
   };
   const int64_t other = good.offset[static_cast<size_t>(keep[1])];
   EXPECT_EQ(with(keep[0], other), "memory plan: two live values share memory");
-  EXPECT_EQ(with(keep[0], good.offset[static_cast<size_t>(keep[0])] + 4), "memory plan: a value lies outside the arena or off alignment");
-  EXPECT_EQ(with(keep[0], good.bytes), "memory plan: a value lies outside the arena or off alignment");
+  EXPECT_EQ(with(keep[0], good.offset[static_cast<size_t>(keep[0])] + 4),
+            "memory plan: a value lies outside the arena or off alignment");
+  EXPECT_EQ(with(keep[0], good.bytes),
+            "memory plan: a value lies outside the arena or off alignment");
 }
 
 TEST(Verifier, ReadingAWeightAfterItsUpdateIsFound) {
   Graph g;
-  const ValueId step = g.state("step", DType::kInt32, {1}), counter = g.state("optimizer_step", DType::kInt32, {1});
+  const ValueId step = g.state("step", DType::kInt32, {1}),
+                counter = g.state("optimizer_step", DType::kInt32, {1});
   g.apply(Op::kAdvance, {}, {step, counter});
   g.apply(Op::kAdvance, {}, {step, counter});
   const std::vector<int64_t> workspace(2, 0);
   const MemoryPlan plan = plan_memory(g, workspace, {}, 1, 4);
-  EXPECT_EQ(message([&] { verify_graph(g, plan, workspace, {}, 1, 4); }), "node 1 (advance) updates step a second time");
+  EXPECT_EQ(message([&] { verify_graph(g, plan, workspace, {}, 1, 4); }),
+            "node 1 (advance) updates step a second time");
 }
 
 }  // namespace

@@ -1,7 +1,8 @@
 // The production model (graph, fused ops, gradient table) against the literal reference, switch by switch.
+#include "models/model.h"
+
 #include <gtest/gtest.h>
 
-#include "models/model.h"
 #include "models/reference/residual_model.h"
 #include "models/reference/tape.h"
 #include "tests/support/random.h"
@@ -23,10 +24,10 @@ ModelConfig small(void (*change)(ModelConfig&)) {
   c.vocab_size = 5;
   c.d_model = 6;
   c.expand = 2;
-  c.headdim = 3;   // 4 heads
+  c.headdim = 3;  // 4 heads
   c.d_state = 8;
   c.chunk_size = 4;
-  c.dt_min = 0.1, c.dt_max = 1.0;   // so that rotations and decays matter
+  c.dt_min = 0.1, c.dt_max = 1.0;  // so that rotations and decays matter
   change(c);
   return c;
 }
@@ -50,14 +51,42 @@ std::vector<Case> cases() {
       {"Conv", small([](C& c) { c.conv = true; })},
       {"OutNorm", small([](C& c) { c.out_norm = "rms"; })},
       {"TwoGroups", small([](C& c) { c.ngroups = 2; })},
-      {"Swiglu", small([](C& c) { c.mlp = "swiglu"; c.d_model = 3; c.headdim = 3; })},
-      {"TiedPadded", small([](C& c) { c.tie_embeddings = true; c.pad_vocab_multiple = 8; })},
-      {"TwoLayersTwoGroupsConvNorm", small([](C& c) { c.n_layers = 2; c.ngroups = 2; c.conv = true; c.out_norm = "rms"; c.mlp = "swiglu"; })},
+      {"Swiglu", small([](C& c) {
+         c.mlp = "swiglu";
+         c.d_model = 3;
+         c.headdim = 3;
+       })},
+      {"TiedPadded", small([](C& c) {
+         c.tie_embeddings = true;
+         c.pad_vocab_multiple = 8;
+       })},
+      {"TwoLayersTwoGroupsConvNorm", small([](C& c) {
+         c.n_layers = 2;
+         c.ngroups = 2;
+         c.conv = true;
+         c.out_norm = "rms";
+         c.mlp = "swiglu";
+       })},
       {"Mamba2", small([](C& c) { c.mixer = "mamba2"; })},
-      {"Mamba2Recurrent", small([](C& c) { c.mixer = "mamba2"; c.scan = "recurrent"; })},
-      {"Mamba2Signed", small([](C& c) { c.mixer = "mamba2"; c.eigenvalue_min = -1; })},
-      {"Mamba2SignedRecurrent", small([](C& c) { c.mixer = "mamba2"; c.eigenvalue_min = -1; c.scan = "recurrent"; })},
-      {"Mamba2GroupsSwigluTwoLayers", small([](C& c) { c.mixer = "mamba2"; c.ngroups = 2; c.mlp = "swiglu"; c.n_layers = 2; })},
+      {"Mamba2Recurrent", small([](C& c) {
+         c.mixer = "mamba2";
+         c.scan = "recurrent";
+       })},
+      {"Mamba2Signed", small([](C& c) {
+         c.mixer = "mamba2";
+         c.eigenvalue_min = -1;
+       })},
+      {"Mamba2SignedRecurrent", small([](C& c) {
+         c.mixer = "mamba2";
+         c.eigenvalue_min = -1;
+         c.scan = "recurrent";
+       })},
+      {"Mamba2GroupsSwigluTwoLayers", small([](C& c) {
+         c.mixer = "mamba2";
+         c.ngroups = 2;
+         c.mlp = "swiglu";
+         c.n_layers = 2;
+       })},
   };
   out.push_back({"OneToken", small([](C&) {}), 1, 1});
   out.push_back({"LongerThanManyChunks", small([](C& c) { c.headdim = 12; }), 1, 37});
@@ -69,12 +98,14 @@ class Against : public ::testing::TestWithParam<Case> {};
 
 TEST_P(Against, LiteralReferenceInLogitsLossAndEveryGradient) {
   const Case& p = GetParam();
-  ASSERT_TRUE(validate(p.config).empty()) << validate(p.config)[0].field << ": " << validate(p.config)[0].message;
+  ASSERT_TRUE(validate(p.config).empty())
+      << validate(p.config)[0].field << ": " << validate(p.config)[0].message;
   Model<double> model(p.config, p.batch, p.seqlen, true);
   model.initialise(7);
   reference::Groups groups;
   std::vector<std::string> names;
-  for (const auto& spec : model.parameters()) {   // away from the initial values, where biases and norms are all ones
+  for (const auto& spec :
+       model.parameters()) {  // away from the initial values, where biases and norms are all ones
     std::vector<double> values = model.get(spec.name);
     const auto noise = testing_support::uniform(p.name + spec.name, values.size(), -0.3, 0.3);
     for (size_t i = 0; i < values.size(); ++i) values[i] += noise[i];
@@ -92,8 +123,8 @@ TEST_P(Against, LiteralReferenceInLogitsLossAndEveryGradient) {
   reference::Parameters<reference::Var> parameters;
   for (size_t i = 0; i < names.size(); ++i) parameters[names[i]] = recording.inputs[i];
   const auto logits = reference::model_logits(p.config, parameters, tokens, p.batch, p.seqlen);
-  const auto expected_loss =
-      reference::masked_cross_entropy(logits, targets, p.config.padded_vocab(), p.config.vocab_size);
+  const auto expected_loss = reference::masked_cross_entropy(
+      logits, targets, p.config.padded_vocab(), p.config.vocab_size);
   std::vector<double> expected_logits;
   for (const auto& l : logits) expected_logits.push_back(l.value);
   EXPECT_LE(relative_error(model.logits(), expected_logits), 1e-12);
@@ -107,12 +138,15 @@ TEST_P(Against, LiteralReferenceInLogitsLossAndEveryGradient) {
   for (size_t i = 0; i < names.size(); ++i) {
     const auto actual = model.gradient(names[i]);
     double difference = 0;
-    for (size_t e = 0; e < actual.size(); ++e) difference = std::max(difference, std::abs(actual[e] - gradients[i][e]));
-    EXPECT_TRUE(difference <= 1e-11 * largest) << names[i] << " differs by " << difference << ", largest gradient " << largest;
+    for (size_t e = 0; e < actual.size(); ++e)
+      difference = std::max(difference, std::abs(actual[e] - gradients[i][e]));
+    EXPECT_TRUE(difference <= 1e-11 * largest)
+        << names[i] << " differs by " << difference << ", largest gradient " << largest;
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Model, Against, ::testing::ValuesIn(cases()), [](const auto& p) { return p.param.name; });
+INSTANTIATE_TEST_SUITE_P(Model, Against, ::testing::ValuesIn(cases()),
+                         [](const auto& p) { return p.param.name; });
 
 TEST(Model, FloatFollowsDoubleTo1em4) {
   for (const char* mixer : {"mamba3", "mamba2"}) {
@@ -124,27 +158,32 @@ TEST(Model, FloatFollowsDoubleTo1em4) {
     Model<double> exact(c, 2, 130, true);
     single.initialise(3);
     exact.initialise(3);
-    const auto tokens = testing_support::integers(mixer, 260, 5), targets = testing_support::integers("t", 260, 5);
+    const auto tokens = testing_support::integers(mixer, 260, 5),
+               targets = testing_support::integers("t", 260, 5);
     EXPECT_NEAR(single.run(tokens, targets), exact.run(tokens, targets), 1e-5);
     EXPECT_LE(relative_error(single.logits(), exact.logits()), 1e-4) << mixer;
     for (const auto& spec : exact.parameters()) {
-      EXPECT_LE(relative_error(single.gradient(spec.name), exact.gradient(spec.name)), 1e-3) << mixer << " " << spec.name;
+      EXPECT_LE(relative_error(single.gradient(spec.name), exact.gradient(spec.name)), 1e-3)
+          << mixer << " " << spec.name;
     }
   }
 }
 
 TEST(Model, ParameterNamesAndShapesAreTheOfficialModules) {
-  ModelConfig c;   // 1 layer, d_model 64, d_state 64, headdim 64
+  ModelConfig c;  // 1 layer, d_model 64, d_state 64, headdim 64
   c.vocab_size = 3;
   std::vector<std::string> lines;
   for (const auto& s : parameter_specs(c)) lines.push_back(s.name + " " + s.shape.text());
-  EXPECT_EQ(lines, (std::vector<std::string>{
-                       "backbone.embedding.weight (3, 64)", "backbone.layers.0.norm.weight (64)",
-                       "backbone.layers.0.mixer.in_proj.weight (406, 64)", "backbone.layers.0.mixer.dt_bias (2)",
-                       "backbone.layers.0.mixer.B_bias (2, 1, 64)", "backbone.layers.0.mixer.C_bias (2, 1, 64)",
-                       "backbone.layers.0.mixer.B_norm.weight (64)", "backbone.layers.0.mixer.C_norm.weight (64)",
-                       "backbone.layers.0.mixer.D (2)", "backbone.layers.0.mixer.out_proj.weight (64, 128)",
-                       "backbone.norm_f.weight (64)", "lm_head.weight (3, 64)"}));
+  EXPECT_EQ(
+      lines,
+      (std::vector<std::string>{
+          "backbone.embedding.weight (3, 64)", "backbone.layers.0.norm.weight (64)",
+          "backbone.layers.0.mixer.in_proj.weight (406, 64)", "backbone.layers.0.mixer.dt_bias (2)",
+          "backbone.layers.0.mixer.B_bias (2, 1, 64)", "backbone.layers.0.mixer.C_bias (2, 1, 64)",
+          "backbone.layers.0.mixer.B_norm.weight (64)",
+          "backbone.layers.0.mixer.C_norm.weight (64)", "backbone.layers.0.mixer.D (2)",
+          "backbone.layers.0.mixer.out_proj.weight (64, 128)", "backbone.norm_f.weight (64)",
+          "lm_head.weight (3, 64)"}));
   c.pad_vocab_multiple = 16;
   EXPECT_EQ(parameter_count(c), 36740);
   c.n_layers = 3;
@@ -173,8 +212,9 @@ TEST(Model, WeightDecayExemptsBiasesNormsAndScanParameters) {
   for (const char* mixer : {"mamba3", "mamba2"}) {
     c.mixer = mixer;
     for (const auto& s : parameter_specs(c)) {
-      const bool matrix = s.name.ends_with("proj.weight") || s.name.ends_with("embedding.weight") || s.name.ends_with("lm_head.weight") ||
-                          s.name.ends_with("fc1.weight") || s.name.ends_with("fc2.weight") || s.name.ends_with("conv1d.weight");
+      const bool matrix = s.name.ends_with("proj.weight") || s.name.ends_with("embedding.weight") ||
+                          s.name.ends_with("lm_head.weight") || s.name.ends_with("fc1.weight") ||
+                          s.name.ends_with("fc2.weight") || s.name.ends_with("conv1d.weight");
       EXPECT_EQ(s.decays, matrix) << s.name;
     }
   }
@@ -188,13 +228,14 @@ TEST(Model, InitialValuesFollowTheirDistributions) {
     const auto v = initial_values(spec, c, 11);
     const auto [lo, hi] = std::minmax_element(v.begin(), v.end());
     double mean = 0, square = 0;
-    for (double x : v) mean += x / static_cast<double>(v.size()), square += x * x / static_cast<double>(v.size());
+    for (double x : v)
+      mean += x / static_cast<double>(v.size()), square += x * x / static_cast<double>(v.size());
     if (spec.name.ends_with("in_proj.weight")) {
       EXPECT_NEAR(*hi, 1 / 8.0, 1e-3);
       EXPECT_NEAR(square, 1 / 64.0 / 3, 2e-4);
-      EXPECT_NEAR(mean, 0, 2e-3);   // four standard errors
+      EXPECT_NEAR(mean, 0, 2e-3);  // four standard errors
     } else if (spec.name.ends_with("out_proj.weight")) {
-      EXPECT_NEAR(*hi, 1 / std::sqrt(128.0) / 2, 1e-3);   // divided by sqrt(n_layers)
+      EXPECT_NEAR(*hi, 1 / std::sqrt(128.0) / 2, 1e-3);  // divided by sqrt(n_layers)
     } else if (spec.name.ends_with("A_log")) {
       EXPECT_GE(*lo, 0);
       EXPECT_LE(*hi, std::log(16.0));
@@ -216,15 +257,21 @@ TEST(Model, ImpossibleConfigurationsAreNamedWithTheirValue) {
     return problems.empty() ? std::string() : problems[0].field + " " + problems[0].message;
   };
   EXPECT_EQ(first([](ModelConfig&) {}), "");
-  EXPECT_EQ(first([](ModelConfig& c) { c.headdim = 48; }), "headdim must divide expand * d_model = 128, is 48");
-  EXPECT_EQ(first([](ModelConfig& c) { c.ngroups = 3; }), "ngroups must divide the number of heads, 2, is 3");
-  EXPECT_EQ(first([](ModelConfig& c) { c.rope_fraction = 0.25; }), "rope_fraction must be 0.5 or 1, is 0.25");
-  EXPECT_EQ(first([](ModelConfig& c) { c.dt_min = 1; }), "dt_range must be [min, max] with 0 < min <= max, is [1, 0.1]");
-  EXPECT_EQ(first([](ModelConfig& c) { c.eigenvalue_min = -1; }),
-            "eigenvalue_range must be [0, 1] for mamba3, whose rotation supplies the signs; is [-1, 1]");
+  EXPECT_EQ(first([](ModelConfig& c) { c.headdim = 48; }),
+            "headdim must divide expand * d_model = 128, is 48");
+  EXPECT_EQ(first([](ModelConfig& c) { c.ngroups = 3; }),
+            "ngroups must divide the number of heads, 2, is 3");
+  EXPECT_EQ(first([](ModelConfig& c) { c.rope_fraction = 0.25; }),
+            "rope_fraction must be 0.5 or 1, is 0.25");
+  EXPECT_EQ(first([](ModelConfig& c) { c.dt_min = 1; }),
+            "dt_range must be [min, max] with 0 < min <= max, is [1, 0.1]");
+  EXPECT_EQ(
+      first([](ModelConfig& c) { c.eigenvalue_min = -1; }),
+      "eigenvalue_range must be [0, 1] for mamba3, whose rotation supplies the signs; is [-1, 1]");
   EXPECT_EQ(first([](ModelConfig& c) { c.d_state = 2; }),
             "d_state must be at least 2 / rope_fraction to hold a rotated pair, is 2");
-  EXPECT_EQ(first([](ModelConfig& c) { c.mixer = "lstm"; }), "mixer must be one of mamba3, mamba2, is lstm");
+  EXPECT_EQ(first([](ModelConfig& c) { c.mixer = "lstm"; }),
+            "mixer must be one of mamba3, mamba2, is lstm");
 }
 
 }  // namespace

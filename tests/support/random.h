@@ -16,7 +16,8 @@ inline uint32_t seed_of(const std::string& text) {
 }
 
 /// n numbers uniform in (low, high).
-inline std::vector<double> uniform(const std::string& text, size_t n, double low = -1, double high = 1) {
+inline std::vector<double> uniform(const std::string& text, size_t n, double low = -1,
+                                   double high = 1) {
   std::vector<double> out(n);
   const RngKey key{seed_of(text), Stream::kVerify};
   for (size_t i = 0; i < n; ++i) {
@@ -29,7 +30,9 @@ inline std::vector<double> uniform(const std::string& text, size_t n, double low
 inline std::vector<int32_t> integers(const std::string& text, size_t n, uint32_t bound) {
   std::vector<int32_t> out(n);
   const RngKey key{seed_of(text), Stream::kVerify};
-  for (size_t i = 0; i < n; ++i) out[i] = static_cast<int32_t>(bounded(philox(key, {static_cast<uint32_t>(i), 1, 0, 0}).v[0], bound));
+  for (size_t i = 0; i < n; ++i)
+    out[i] =
+        static_cast<int32_t>(bounded(philox(key, {static_cast<uint32_t>(i), 1, 0, 0}).v[0], bound));
   return out;
 }
 

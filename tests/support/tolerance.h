@@ -7,11 +7,13 @@
 
 namespace statelab::testing_support {
 
-inline double relative_error(const std::vector<double>& actual, const std::vector<double>& expected) {
+inline double relative_error(const std::vector<double>& actual,
+                             const std::vector<double>& expected) {
   if (actual.size() != expected.size()) return std::numeric_limits<double>::infinity();
   double difference = 0, scale = 0;
   for (size_t i = 0; i < actual.size(); ++i) {
-    if (!std::isfinite(actual[i]) || !std::isfinite(expected[i])) return std::numeric_limits<double>::infinity();
+    if (!std::isfinite(actual[i]) || !std::isfinite(expected[i]))
+      return std::numeric_limits<double>::infinity();
     difference = std::max(difference, std::abs(actual[i] - expected[i]));
     scale = std::max(scale, std::abs(expected[i]));
   }

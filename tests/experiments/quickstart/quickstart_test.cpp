@@ -1,0 +1,89 @@
+// What the quickstart promises: at the last position and twice the longest trained length, Mamba-3 knows the parity, and
+// Mamba-2 and Mamba-3 without rotation do not. Accuracies are asserted, never the time.
+#include <gtest/gtest.h>
+#include <sqlite3.h>
+#include <stdlib.h>
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <map>
+#include <string>
+#include <vector>
+
+namespace {
+
+namespace fs = std::filesystem;
+
+using Rows = std::vector<std::vector<std::string>>;
+
+Rows query(const fs::path& database, const std::string& sql) {
+  sqlite3* db = nullptr;
+  EXPECT_EQ(sqlite3_open_v2(database.c_str(), &db, SQLITE_OPEN_READONLY, nullptr), SQLITE_OK);
+  Rows rows;
+  char* error = nullptr;
+  sqlite3_exec(
+      db, sql.c_str(),
+      [](void* out, int n, char** values, char**) {
+        auto& row = static_cast<Rows*>(out)->emplace_back();
+        for (int i = 0; i < n; ++i) row.push_back(values[i] ? values[i] : "");
+        return 0;
+      },
+      &rows, &error);
+  EXPECT_EQ(error, nullptr) << error;
+  sqlite3_close(db);
+  return rows;
+}
+
+double median(std::vector<double> v) {
+  std::sort(v.begin(), v.end());
+  const size_t n = v.size();
+  return n == 0 ? std::nan("") : 0.5 * (v[(n - 1) / 2] + v[n / 2]);
+}
+
+TEST(Quickstart, Mamba3GeneralisesToTwiceTheLengthAndTheRealValuedModelsStayAtChance) {
+  const fs::path folder = fs::temp_directory_path() / "statelab_quickstart_test";
+  fs::remove_all(folder);
+  fs::create_directories(folder);
+  const fs::path database = folder / "q.db";
+  setenv("STATELAB_HOME", STATELAB_SOURCE_DIR, 1);
+  const std::string command = std::string(STATELAB_PROGRAM) + " quickstart --progress none --db " +
+                              database.string() + " > " + (folder / "table").string();
+  ASSERT_EQ(system(command.c_str()), 0);
+
+  const Rows longest = query(database,
+                             "SELECT max(json_extract(s.value, '$.length[1]')) FROM runs r, "
+                             "json_each(r.config, '$.train.curriculum') s");
+  ASSERT_EQ(longest.size(), 1u);
+  const int trained = std::stoi(longest[0][0]);
+  std::map<std::string, std::map<int, std::vector<double>>> accuracy;
+  for (const auto& row :
+       query(database,
+             "SELECT r.mixer || '/' || r.rotation, e.length_max, e.accuracy, e.sequences, e.tokens "
+             "FROM v_evaluations e JOIN v_runs r USING (run_id) WHERE e.split = 'test' AND "
+             "e.length_min = e.length_max")) {
+    EXPECT_GE(std::stoi(row[3]), 2048);
+    EXPECT_EQ(row[3], row[4]);  // one answer a sequence: the last position
+    accuracy[row[0]][std::stoi(row[1])].push_back(std::stod(row[2]));
+  }
+  ASSERT_EQ(accuracy.size(), 3u);
+  for (auto& [model, by_length] : accuracy) {
+    ASSERT_TRUE(by_length.count(trained) && by_length.count(2 * trained)) << model;
+    EXPECT_GE(by_length[2 * trained].size(), 3u) << model;
+    if (model == "mamba3/data_dependent") {
+      EXPECT_GE(median(by_length[trained]), 0.99);
+      EXPECT_GE(median(by_length[2 * trained]), 0.95);
+    } else {
+      EXPECT_NEAR(median(by_length[2 * trained]), 0.5, 0.05) << model;
+      for (const double a : by_length[2 * trained]) EXPECT_NEAR(a, 0.5, 0.05) << model;
+    }
+  }
+  // The three differ in nothing but mixer and rotation.
+  const Rows shapes = query(database,
+                            "SELECT DISTINCT json_remove(config, '$.model.mixer', "
+                            "'$.model.rotation', '$.seed') FROM runs");
+  EXPECT_EQ(shapes.size(), 1u);
+  fs::remove_all(folder);
+}
+
+}  // namespace
