@@ -6,9 +6,9 @@
 // that alpha e^{i phi} is exact and only the input's integral is approximated), and b, x at t_k.
 // Both systems start with b(0) x(0) = 0, as the first-step rule weighs x_0 without a step before
 // it.
-//   sine      mu constant, b = 1, x = sin(w t):        h = (w e^{mu t} - w cos(w t) - mu sin(w t))
-//   / (mu^2 + w^2) made up   mu(t) varying, uneven steps, h = t^2 e^{i k t} chosen and b = h' - mu
-//   h,  x = 1
+//   sine     mu constant, b = 1, x = sin(w t):
+//            h = (w e^{mu t} - w cos(w t) - mu sin(w t)) / (mu^2 + w^2)
+//   made-up  mu(t) varying, uneven steps, h = t^2 e^{i k t} chosen and b = h' - mu h,  x = 1
 #include <cmath>
 #include <complex>
 

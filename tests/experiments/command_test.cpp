@@ -243,7 +243,9 @@ TEST_F(Command, DoctorReportsOnThisMachine) {
   for (const Json& f : json) {
     problem = problem || f["state"] == "problem";
     subjects += f["subject"].get<std::string>() + ' ';
-    if (f["state"] == "problem") EXPECT_NE(f["remedy"], "") << f;
+    if (f["state"] == "problem") {
+      EXPECT_NE(f["remedy"], "") << f;
+    }
   }
   EXPECT_EQ(o.code, problem ? 1 : 0);
   for (const char* subject :

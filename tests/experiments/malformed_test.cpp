@@ -212,7 +212,7 @@ TEST_P(Malformed, IsReportedWithItsPlaceAndRemedy) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Kinds, Malformed, ::testing::ValuesIn(cases()),
-                         [](const auto& info) { return std::string(info.param.name); });
+                         [](const auto& kind) { return std::string(kind.param.name); });
 
 TEST(MalformedSweep, AllProblemsAreListedAtOnceInFileOrder) {
   const auto lines =

@@ -10,6 +10,7 @@
 #include <chrono>
 #include <functional>
 #include <thread>
+#include <vector>
 
 #include "kernels/rng.h"
 #include "store/database.h"
@@ -22,7 +23,17 @@ namespace {
 namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 
+/// Removed when the program ends; a child that is killed or executes leaves them alone.
+struct Folders {
+  std::vector<fs::path> paths;
+  ~Folders() {
+    std::error_code ignored;
+    for (const fs::path& path : paths) fs::remove_all(path, ignored);
+  }
+};
+
 fs::path fresh_folder() {
+  static Folders folders;
   const auto* info = testing::UnitTest::GetInstance()->current_test_info();
   std::string name =
       std::string(info->test_suite_name()) + "_" + info->name() + "_" + std::to_string(getpid());
@@ -32,6 +43,7 @@ fs::path fresh_folder() {
   const fs::path folder = fs::path(testing::TempDir()) / ("statelab_" + name);
   fs::remove_all(folder);
   fs::create_directories(folder);
+  folders.paths.push_back(folder);
   return folder;
 }
 

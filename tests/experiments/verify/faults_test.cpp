@@ -67,7 +67,7 @@ TEST_P(Fault, IsCaughtByTheCheckItNames) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Every, Fault, testing::ValuesIn(kFaults),
-                         [](const auto& info) { return std::string(info.param.name); });
+                         [](const auto& fault) { return std::string(fault.param.name); });
 
 }  // namespace
 }  // namespace statelab

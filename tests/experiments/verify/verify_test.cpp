@@ -42,7 +42,7 @@ TEST_P(QuickSuite, HasARowOfItsOwnForEveryIdentity) {
 }
 
 INSTANTIATE_TEST_SUITE_P(All, QuickSuite, testing::ValuesIn(verify_suites()),
-                         [](const auto& info) { return info.param; });
+                         [](const auto& suite) { return suite.param; });
 
 TEST(Verify, ThreadsDoNotChangeAnyNumber) {
   VerifyReport one = quick({"rope", "gradients"}, 3, 1), two = quick({"rope", "gradients"}, 3, 2);
