@@ -46,6 +46,9 @@ function(statelab_test name)
   target_compile_definitions(test_${name} PRIVATE STATELAB_GOLDEN_DIR="${PROJECT_SOURCE_DIR}/tests/golden"
     STATELAB_SOURCE_DIR="${PROJECT_SOURCE_DIR}" STATELAB_BINARY_DIR="${PROJECT_BINARY_DIR}")
   target_link_libraries(test_${name} PRIVATE statelab_flags ${ARG_LINK} GTest::gtest GTest::gmock GTest::gtest_main)
+  if(CMAKE_BUILD_TYPE STREQUAL "Release")
+    target_compile_options(test_${name} PRIVATE -O1)   # what is tested is optimised, the testing need not be
+  endif()
   gtest_discover_tests(test_${name} DISCOVERY_MODE PRE_TEST TEST_PREFIX "${name}."
     PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT})
 endfunction()

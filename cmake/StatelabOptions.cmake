@@ -12,6 +12,9 @@ endif()
 # Target all_verify_interface_header_sets: each public header compiles alone (tests/layering builds it).
 set(CMAKE_VERIFY_INTERFACE_HEADER_SETS ON)
 
+# Tests and glue gain nothing from -O3; the kernels ask for it themselves (kernels/CMakeLists.txt).
+set(CMAKE_CXX_FLAGS_RELEASE "-O2 -DNDEBUG")
+
 option(STATELAB_TESTS "Build the tests" ON)
 option(STATELAB_SANITIZE "Address and undefined-behaviour sanitizers" OFF)
 set(STATELAB_CUDA AUTO CACHE STRING "CUDA backend: AUTO (when nvcc is found), ON or OFF")

@@ -23,6 +23,8 @@ const Command* find(const std::vector<Command>& commands, const std::string& nam
   return it == commands.end() ? nullptr : &*it;
 }
 
+bool takes_value(const CommandOption& o) { return !o.value.empty() || !o.choices.empty(); }
+
 void print_overview(const std::vector<Command>& commands) {
   fmt::print(
       "statelab - state-tracking experiments, from a sweep file to a comparison table\n\n"
@@ -66,7 +68,7 @@ void print_version() {
              b.commit == "unknown" ? b.commit : b.commit.substr(0, 12),
              b.dirty ? ", with changes" : "");
   fmt::print("build     {} {} {}\nbuild id  {}\n", b.compiler, b.build_type, b.flags, b.id);
-  for (const auto& [name, version] : library_versions()) fmt::print("{:<10}{}\n", name, version);
+  for (const auto& [name, version] : library_versions()) fmt::print("{:<14}{}\n", name, version);
 }
 
 std::vector<std::string> names_of(const std::vector<Command>& commands) {
@@ -95,7 +97,7 @@ int complete(const std::vector<Command>& commands, const std::vector<std::string
     for (size_t i = 0; i + 1 < words.size(); ++i) {
       if (words[i] == "--db") database = words[i + 1];
     }
-    if (option != command->options.end() && !option->value.empty()) {
+    if (option != command->options.end() && takes_value(*option)) {
       candidates = option->choices;
       if (option->name == "--device") candidates = {"auto", "cpu", "cuda"};
     } else if (!last.empty() && last[0] == '-') {
@@ -120,7 +122,7 @@ Arguments parse(const Command& command, const std::vector<std::string>& words, b
   std::map<std::string, std::string> values;
   std::map<std::string, bool> flags;
   for (const CommandOption& o : command.options) {
-    if (o.value.empty() && o.choices.empty()) {
+    if (!takes_value(o)) {
       app.add_flag(o.name, flags[o.name]);
     } else {
       auto* option = app.add_option(o.name, values[o.name]);

@@ -50,7 +50,17 @@ struct Arguments {
 };
 
 /// What a positional word of a command is, for completion.
-enum class WordKind { kNone, kConfig, kRun, kTask, kShell, kCommand, kDatabase, kVerification, kBench };
+enum class WordKind {
+  kNone,
+  kConfig,
+  kRun,
+  kTask,
+  kShell,
+  kCommand,
+  kDatabase,
+  kVerification,
+  kBench
+};
 
 struct Command {
   std::string name;

@@ -14,7 +14,7 @@ std::vector<Command> run_commands();     ///< run, quickstart
 std::vector<Command> result_commands();  ///< status, ls, show, diff, compare, report
 std::vector<Command> store_commands();   ///< eval, export, merge, rm
 std::vector<Command> lab_commands();     ///< sample, tasks, models, schema, completion
-std::vector<Command> bench_commands();    ///< bench
+std::vector<Command> bench_commands();   ///< bench
 std::vector<Command> verify_commands();  ///< verify
 std::vector<Command> doctor_commands();  ///< doctor
 

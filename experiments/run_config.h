@@ -24,35 +24,38 @@ struct OptimizerConfig {
   double beta1 = 0.9, beta2 = 0.999;  ///< YAML: betas
   double eps = 1e-8;
   double weight_decay = 0.1;
-  double clip_norm = 1.0;             ///< 0 = none
+  double clip_norm = 1.0;  ///< 0 = none
 };
 
 struct TrainConfig {
   int batch = 256;
-  std::string precision = "fp32";     ///< fp32 | tf32 | bf16; the CPU computes and records fp32
+  std::string precision = "fp32";  ///< fp32 | tf32 | bf16; the CPU computes and records fp32
   OptimizerConfig optimizer;
   ScheduleConfig schedule;
   std::vector<StageConfig> curriculum;
-  int bucket_multiple = 8;            ///< a stage's positions are rounded up to a multiple of this
-  std::string init_from = "none";     ///< none, or the id of a run whose selected weights are the initial ones
+  int bucket_multiple = 8;  ///< a stage's positions are rounded up to a multiple of this
+  std::string init_from =
+      "none";  ///< none, or the id of a run whose selected weights are the initial ones
 };
 
 struct EvalConfig {
-  std::vector<int> lengths;           ///< exact reported lengths
-  std::vector<LengthRange> ranges;    ///< pooled mixed-length scores
-  int samples = 8192;                 ///< sequences per length or range, for validation and test each
-  int64_t every = 1000;               ///< steps between validations; 0 = only at the end
-  std::string select = "last";        ///< last | best (highest validation token accuracy at the longest length, first such step)
-  std::optional<double> stop_at;      ///< stop when validation accuracy at every length <= the longest trained reaches this (YAML: none)
-  uint32_t seed = 0;                  ///< of validation and test data, shared by all runs so that scores pair
+  std::vector<int> lengths;         ///< exact reported lengths
+  std::vector<LengthRange> ranges;  ///< pooled mixed-length scores
+  int samples = 8192;               ///< sequences per length or range, for validation and test each
+  int64_t every = 1000;             ///< steps between validations; 0 = only at the end
+  std::string select =
+      "last";  ///< last | best (highest validation token accuracy at the longest length, first such step)
+  std::optional<double>
+      stop_at;  ///< stop when validation accuracy at every length <= the longest trained reaches this (YAML: none)
+  uint32_t seed = 0;  ///< of validation and test data, shared by all runs so that scores pair
 };
 
 struct RunConfig {
   TaskConfig task;
-  ModelConfig model;                  ///< vocab_size is filled in from the task
+  ModelConfig model;  ///< vocab_size is filled in from the task
   TrainConfig train;
   EvalConfig eval;
-  uint32_t seed = 0;                  ///< of initial weights and of training data
+  uint32_t seed = 0;  ///< of initial weights and of training data
 };
 
 /// Canonical JSON: all defaults filled in, sorted keys, shortest numbers, one line, with bucket rule, chunk size and numerics_version.

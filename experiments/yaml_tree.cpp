@@ -50,6 +50,8 @@ class Reader {
     return at(plain_scalar(node.Scalar()), place);
   }
 
+  bool stopped() const { return stopped_; }
+
  private:
   Value read_map(const YAML::Node& node, int depth, const std::string& key) {
     Value map = Value::map();
@@ -127,7 +129,10 @@ Value parse_yaml(const std::string& text, const std::string& name, NodeBudget& b
       problems.add({file, mark.line + 1, mark.column + 1}, "",
                    "one document per file is read, here begins number 2: remove the line `---`");
     }
-    return Reader(file, budget, problems).read(documents[0], 0, "");
+    Reader reader(file, budget, problems);
+    Value root = reader.read(documents[0], 0, "");
+    if (reader.stopped()) root = Value::null();  // half a tree would only raise more problems
+    return root;
   } catch (const YAML::Exception& e) {
     const int line = e.mark.is_null() ? 1 : e.mark.line + 1,
               column = e.mark.is_null() ? 1 : e.mark.column + 1;

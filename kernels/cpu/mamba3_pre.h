@@ -110,8 +110,6 @@ struct Mamba3Steps {
     if (STATELAB_FAULT(mamba3_lookahead_same_step)) {
       for (int i = 0; i < L; ++i) w[i] = gam[i] + del[i];
     }
-    if (STATELAB_FAULT(mamba3_last_lookahead_kept) && t0 + L == seqlen)
-      w[L - 1] = gam[L - 1] + del[L - 1];
   }
 };
 

@@ -194,6 +194,31 @@ TEST_F(Command, RunTrainsComparesAndASecondCallComputesNothing) {
   EXPECT_EQ(Json::parse(statelab("ls --json").out)["rows"].size(), 3u);
 }
 
+TEST_F(Command, SignalsAndTimeLimitLeaveAResumableStateAndTheirExitCodes) {
+  write("long.yaml", std::string(kTiny) + "exclude: [ { model.mixer: mamba2 } ]\n");
+  const std::string run =
+      "run long.yaml --threads 1 'train.curriculum=[{ steps: 100000000, length: [3, 8] }]'";
+  const std::string program = "'" STATELAB_PROGRAM "' ";
+  const auto signalled = [&](const std::string& name) {
+    const int status =
+        std::system(("cd '" + folder_.string() + "' && timeout --preserve-status -s " + name +
+                     " 1 " + program + run + " > .out 2> .err < /dev/null")
+                        .c_str());
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+  };
+  EXPECT_EQ(signalled("INT"), 130) << text_of(folder_ / ".err");
+  EXPECT_EQ(signalled("TERM"), 143) << text_of(folder_ / ".err");
+  const Outcome limited = statelab(run + " --time-limit 1s");
+  EXPECT_EQ(limited.code, 0) << limited.err;
+  EXPECT_NE(limited.err.find("2 unfinished: run the same command again to go on"),
+            std::string::npos)
+      << limited.err;
+  const Json rows = Json::parse(statelab(run + " --dry-run --json").out)["rows"];
+  ASSERT_EQ(rows.size(), 2u);
+  for (const Json& row : rows) EXPECT_EQ(row["state"], "partial");
+  EXPECT_EQ(statelab(run + " --time-limit soon").code, 2);
+}
+
 TEST_F(Command, ReadingWithoutADatabaseSaysWhatToDo) {
   for (const char* command : {"ls", "status", "compare", "report", "show abcd1234"}) {
     const Outcome o = statelab(command);

@@ -43,24 +43,27 @@ const std::vector<Case>& cases() {
        {"s.yaml:1:1: model: unknown key at the top level, belongs under base:"}},
       {"WrongType",
        "base:\n  train:\n    batch: many\n",
-       {"s.yaml:3:12: train.batch: must be an integer >= 1, is many"}},
+       {"s.yaml:3:12: train.batch: must be an integer in [1, 1048576], is many"}},
       {"QuotedNumber",
        "base: { train.batch: \"64\" }\n",
-       {"s.yaml:1:22: train.batch: must be an integer >= 1, is the text \"64\": remove the "
+       {"s.yaml:1:22: train.batch: must be an integer in [1, 1048576], is the text \"64\": remove "
+        "the "
         "quotation marks"}},
       {"LeadingZero",
        "base: { train.batch: 010 }\n",
-       {"s.yaml:1:22: train.batch: must be an integer >= 1, is 010: write it without leading "
+       {"s.yaml:1:22: train.batch: must be an integer in [1, 1048576], is 010: write it without "
+        "leading "
         "zeros"}},
       {"Underscore",
        "base: { train.batch: 1_000 }\n",
-       {"s.yaml:1:22: train.batch: must be an integer >= 1, is 1_000: write the digits without _"}},
+       {"s.yaml:1:22: train.batch: must be an integer in [1, 1048576], is 1_000: write the digits "
+        "without _"}},
       {"YesIsNoBoolean",
        "base: { task.bos: yes }\n",
        {"s.yaml:1:19: task.bos: must be true or false, is yes"}},
       {"FractionForAnInteger",
        "base: { train.batch: 2.5 }\n",
-       {"s.yaml:1:22: train.batch: must be an integer >= 1, is 2.5"}},
+       {"s.yaml:1:22: train.batch: must be an integer in [1, 1048576], is 2.5"}},
       {"OutOfRange",
        "base:\n  train:\n    optimizer:\n      lr: -1\n",
        {"s.yaml:4:11: train.optimizer.lr: must be a number in (0, 100], is -1"}},
@@ -236,7 +239,7 @@ TEST(MalformedSweep, OverridesAreBlamedOnTheCommandLine) {
   EXPECT_EQ(problems_of("base: {}\n", {"model.d_stat=3"}),
             "command line: model.d_stat: unknown key, did you mean d_state?");
   EXPECT_EQ(problems_of("base: {}\n", {"train.batch=0"}),
-            "command line: train.batch: must be an integer >= 1, is 0");
+            "command line: train.batch: must be an integer in [1, 1048576], is 0");
   EXPECT_EQ(problems_of("base: {}\n", {"eval.lengths=40,80"})
                 .rfind("command line: eval.lengths: must be a list of integers", 0),
             0u);
