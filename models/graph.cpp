@@ -47,7 +47,7 @@ std::vector<Interval> lifetimes(const Graph& graph, std::span<const int64_t> wor
   const int nodes = static_cast<int>(graph.nodes().size());
   std::vector<Interval> out(values + graph.nodes().size());
   for (size_t v = 0; v < values; ++v) {
-    const Value& value = graph.values()[v];
+    const GraphValue& value = graph.values()[v];
     if (value.role == Role::kTemporary)
       out[v].bytes = members * member_stride_bytes(value.type.shape, value.type.dtype, real_bytes);
   }
@@ -117,7 +117,7 @@ void verify_graph(const Graph& graph, const MemoryPlan& plan,
     for (size_t i = 0; i < node.inputs.size(); ++i) {
       const ValueId id = node.inputs[i];
       if (id == kNoValue) continue;
-      const Value& value = graph.value(id);
+      const GraphValue& value = graph.value(id);
       if (value.role == Role::kTemporary && !written[static_cast<size_t>(id)]) {
         throw std::logic_error(where + " reads " + value.name + " before it is written");
       }

@@ -19,7 +19,7 @@ enum class Role {
   kState,      ///< optimiser moments, counters, settings: likewise
 };
 
-struct Value {
+struct GraphValue {
   std::string name;
   ValueType type;
   Role role = Role::kTemporary;
@@ -42,12 +42,12 @@ class Graph {
     return apply(op, std::move(attributes), std::move(inputs))[0];
   }
 
-  const std::vector<Value>& values() const { return values_; }
+  const std::vector<GraphValue>& values() const { return values_; }
   const std::vector<Node>& nodes() const { return nodes_; }
-  const Value& value(ValueId id) const { return values_[static_cast<size_t>(id)]; }
+  const GraphValue& value(ValueId id) const { return values_[static_cast<size_t>(id)]; }
 
  private:
-  std::vector<Value> values_;
+  std::vector<GraphValue> values_;
   std::vector<Node> nodes_;
 };
 

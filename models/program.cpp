@@ -59,7 +59,7 @@ CpuProgram<S>::CpuProgram(const Graph& graph, MemberStore& store, ThreadPool& po
   arena_.resize(static_cast<size_t>(plan_.bytes + kAlignment));
   std::byte* base = aligned(arena_);
   for (size_t v = 0; v < graph_.values().size(); ++v) {
-    const Value& value = graph_.values()[v];
+    const GraphValue& value = graph_.values()[v];
     if (value.role == Role::kTemporary) {
       operands_.push_back({base + plan_.offset[v],
                            member_stride_bytes(value.type.shape, value.type.dtype, sizeof(S)),

@@ -67,7 +67,7 @@ TEST(MemoryPlan, ReusesMemoryAndPassesItsVerifier) {
   const Graph g = training_graph(keep);
   const std::vector<int64_t> workspace(g.nodes().size(), 640);
   int64_t sum = 0;
-  for (const Value& v : g.values())
+  for (const GraphValue& v : g.values())
     sum += v.role == Role::kTemporary ? 3 * member_stride_bytes(v.type.shape, v.type.dtype, 4) : 0;
   const MemoryPlan plan = plan_memory(g, workspace, keep, 3, 4);
   EXPECT_LT(plan.bytes, sum * 3 / 4);

@@ -40,7 +40,9 @@ fs::path fresh_folder() {
   for (char& c : name) {
     if (c == '/') c = '_';
   }
-  const fs::path folder = fs::path(testing::TempDir()) / ("statelab_" + name);
+  static int count = 0;  // a test may ask more than once
+  const fs::path folder =
+      fs::path(testing::TempDir()) / ("statelab_" + name + "_" + std::to_string(count++));
   fs::remove_all(folder);
   fs::create_directories(folder);
   folders.paths.push_back(folder);
