@@ -126,11 +126,14 @@ std::string render_svg(const Figure& figure) {
   const double entries = static_cast<double>(figure.series.size() + figure.references.size());
   const double height =
       std::max(kHeight, kTop + 22 * (entries + 3));  // a long legend makes the picture taller
+  size_t longest = 0;                                // and long labels make it wider
+  for (const Series& s : figure.series) longest = std::max(longest, s.label.size());
+  const double width = std::max(kWidth, kRight + 60 + 7 * static_cast<double>(longest));
   std::string out = fmt::format(
       "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {0} {1:.0f}\" width=\"{0}\" "
       "height=\"{1:.0f}\" role=\"img\" "
       "font-family=\"sans-serif\" font-size=\"12\" fill=\"currentColor\">\n<title>{2}</title>\n",
-      kWidth, height, escape_html(figure.title));
+      width, height, escape_html(figure.title));
   out += text((kLeft + kRight) / 2, 18, "middle", figure.title);
   if (figure.trained_to && *figure.trained_to > scale.x_low) {
     const double end = std::min(scale.x(*figure.trained_to), kRight);
