@@ -88,6 +88,18 @@ TEST(SvgFigure, PlacesValuesOnItsAxes) {
   EXPECT_THAT(svg, HasSubstr("points=\"85.0,348.0 535.0,34.0 \""));
 }
 
+TEST(SvgFigure, GrowsWiderWithItsLongestLabel) {
+  const auto width = [](const std::string& label) {
+    Figure figure;
+    figure.series.emplace_back().label = label;
+    const std::string svg = render_svg(figure);
+    const size_t at = svg.find(" width=\"") + 8;
+    return std::stod(svg.substr(at));
+  };
+  EXPECT_EQ(width("short"), 820);
+  EXPECT_GE(width(std::string(60, 'm')), width(std::string(30, 'm')) + 30 * 6);
+}
+
 TEST(SvgFigure, EscapesLabels) {
   Figure figure;
   figure.series = {{"<b>&", {{2, 0.5, 0.5, 0.5, 1}}}};
