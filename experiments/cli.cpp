@@ -57,6 +57,8 @@ void print_help(const Command& c) {
       left = o.name + ' ';
       for (size_t i = 0; i < o.choices.size(); ++i) left += (i ? "|" : "") + o.choices[i];
     }
+    // a long option has the line to itself
+    if (left.size() > 33) left += "\n" + std::string(36, ' ');
     fmt::print("  {:<34}{}\n", left, o.help);
   }
   fmt::print("  {:<34}{}\n", "-h, --help", "this text");

@@ -125,7 +125,7 @@ int tasks(const Arguments& arguments) {
     }
     std::string parameters;
     for (const auto& p : t.parameters) parameters += (parameters.empty() ? "" : ", ") + p;
-    fmt::print("{:<22}{}\n{:<22}profiles {}{}\n", t.name, t.description, "", t.profiles,
+    fmt::print("{:<29}{}\n{:<29}profiles {}{}\n", t.name, t.description, "", t.profiles,
                parameters.empty() ? "" : "; parameters " + parameters);
   }
   if (arguments.has("--json")) {

@@ -181,6 +181,13 @@ std::vector<Field> task_fields() {
   table.push_back(std::move(list));
   table.push_back(ranged_field("task.fillers", STATELAB_MEMBER(task.fillers), 1, 64,
                                "Word problem: tokens per element, the element itself included."));
+  table.push_back(choice_field("task.filler", STATELAB_MEMBER(task.filler), {"token", "repeat"},
+                               "Word problem: what fills an element's other tokens: a token of its "
+                               "own, or the element repeated."));
+  table.push_back(choice_field("task.variant", STATELAB_MEMBER(task.variant), {"plain", "hard"},
+                               "Word problem. `hard`: elements are multiplied in blocks of four, "
+                               "each shown as its product and three identities; targets come three "
+                               "positions late."));
   table.push_back(scalar_field("task.machine", STATELAB_MEMBER(task.machine),
                                "Profile liu: name of the automaton, such as gridworld."));
   table.push_back(ranged_field("task.size", STATELAB_MEMBER(task.size), 0, 1000000,

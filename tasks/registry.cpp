@@ -33,7 +33,7 @@ const std::vector<Entry>& entries() {
       {{"word_problem",
         "word",
         "Running product in a finite group",
-        {"group", "alphabet", "alphabet_list", "fillers"}},
+        {"group", "alphabet", "alphabet_list", "fillers", "filler", "variant"}},
        make_word_problem},
       {{"flip_flop", "fflm", "The bit written last, among ignored ones", {"ignore_prob"}},
        make_flip_flop},
@@ -71,6 +71,8 @@ void check_unused(const TaskConfig& config, const TaskSummary& summary) {
   check("alphabet", config.alphabet != defaults.alphabet);
   check("alphabet_list", !config.alphabet_list.empty());
   check("fillers", config.fillers != defaults.fillers);
+  check("filler", config.filler != defaults.filler);
+  check("variant", config.variant != defaults.variant);
   check("machine", !config.machine.empty());
   check("size", config.size != defaults.size);
   check("ignore_prob", config.ignore_prob != defaults.ignore_prob);

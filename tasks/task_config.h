@@ -38,6 +38,8 @@ struct TaskConfig {
   std::string alphabet = "full";   ///< word problem: full | swaps | le3 | list
   std::vector<int> alphabet_list;  ///< element indices when alphabet: list
   int fillers = 1;                 ///< word problem: tokens per element
+  std::string filler = "token";    ///< word problem: what follows an element: token | repeat
+  std::string variant = "plain";   ///< word problem: plain | hard
   std::string machine;             ///< liu: name of the automaton, e.g. gridworld
   int size = 0;                    ///< liu: the automaton's n; 0 = the published default
   double ignore_prob = 0.8;        ///< flip-flop language: p_i

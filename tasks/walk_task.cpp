@@ -42,6 +42,7 @@ WalkTask::WalkTask(TaskConfig config, WalkTable table, WalkTraits traits)
   walk.final_symbol = traits.final_symbol;
   walk.alternate = traits.alternate;
   walk.resets = traits.resets;
+  walk.block = traits.block;
   names_ = std::move(traits.names);
   chance_ = traits.chance;
   min_data_ = traits.min_data;
@@ -112,10 +113,10 @@ LabelMarginals WalkTask::label_marginals(int max_data) const {
     settled = after == states && pattern == 0;
     states = std::move(after);
   }
-  if (per_item == 1) return {std::move(running), std::move(last)};
-  LabelMarginals marginals;  // a label is shown from the item's last filler on
+  if (per_item == 1 && walk.block == 0) return {std::move(running), std::move(last)};
+  LabelMarginals marginals;  // a label is shown from the last filler of its item or block on
   for (int t = 0; t < max_data; ++t) {
-    const int item = (t + 1) / per_item - 1;
+    const int item = (walk.block > 0 ? (t + 1) / walk.block * walk.block : (t + 1) / per_item) - 1;
     const auto& now = item < 0 ? at_start : running[static_cast<size_t>(item)];
     marginals.running.push_back(now);
     marginals.last.push_back(now);

@@ -36,6 +36,7 @@ struct WalkTraits {
   int final_symbol = -1;  ///< see WalkParams
   int alternate = 0;
   int resets = 0;
+  int block = 0;
   double chance = 0;
   int min_data = 1;
   int legal_begin = 0, legal_end = 0;

@@ -5,12 +5,24 @@
 // Ids: elements 0 .. |G|-1, then PAD, BOS, UNK, EOS, SEP, CLS, MASK: |G| + 7, scored over all of
 // them. A length counts elements. With bos, BOS comes first and, under supervision all, is itself
 // supervised with target BOS, as in the published files; those always have BOS and supervise every
-// position. With `fillers` = c > 1 each element is followed by c - 1 PAD tokens (the published
-// filler id), targets come c - 1 positions late and the first c - 1 are the identity; c = 1 is the
-// plain task, which the published filler code cannot express. Deviates: without bos the row starts
-// at x_0; supervision last asks for the last product alone; padding is not supervised (the
-// published loss trains it, which matters only for mixed lengths); samples are independent draws,
-// not N distinct ones.
+// position.
+//
+// `fillers` = c > 1: each element is followed by c - 1 PAD tokens (filler: token, the published
+// filler id) or stands c times (filler: repeat); targets come c - 1 positions late and the first
+// c - 1 are the identity. c = 1 is the plain task, which the published filler code cannot express.
+//
+// `variant: hard` multiplies the drawn elements in blocks of four; the row shows
+//   z_i = x_4i * x_4i+1 * x_4i+2 * x_4i+3,  then e e e,   for each block i
+// and the targets are the running products of that row, three positions late, the first three the
+// identity: z_0 * ... * z_i stands at positions 4i + 3 .. 4i + 6. A small alphabet shows elements
+// outside itself, and a model has four positions for each. A length counts x, hence tokens. As in
+// the published generator a last block of r < 4 elements shows their product and r - 1 identities,
+// and the delay keeps it out of the answers; lengths below 4 have no answer and are refused.
+//
+// Deviates: without bos the row starts at x_0; supervision last asks for the last product alone;
+// padding is not supervised (the published loss trains it, which matters only for mixed lengths);
+// samples are independent draws, not N distinct ones; with fillers a length counts elements, where
+// the published files count tokens and may end inside an element.
 #include <numeric>
 #include <utility>
 
@@ -21,6 +33,8 @@
 
 namespace statelab {
 namespace {
+
+constexpr int kHardBlock = 4;
 
 std::vector<uint16_t> alphabet_of(const TaskConfig& config, const Group& group) {
   const auto fail = [&](const std::string& key, const std::string& message) {
@@ -69,11 +83,49 @@ bool is_custom(const GroupConfig& group) {
   return !group.generators.empty() || !group.cayley_table.empty() || !group.elements.empty();
 }
 
+/// The elements that variant hard shows: products of kHardBlock drawn ones, ascending.
+std::vector<uint16_t> block_products(const WalkTable& table) {
+  const auto order = static_cast<size_t>(table.nsymbols);
+  std::vector<uint16_t> products = {static_cast<uint16_t>(table.start)};
+  for (int i = 0; i < kHardBlock; ++i) {
+    std::vector<char> seen(order, 0);
+    for (const uint16_t a : products) {
+      for (const uint16_t x : table.draw_symbol) seen[table.next[a * order + x]] = 1;
+    }
+    products.clear();
+    for (size_t a = 0; a < order; ++a) {
+      if (seen[a] != 0) products.push_back(static_cast<uint16_t>(a));
+    }
+  }
+  return products;
+}
+
+void check_variant(const TaskConfig& config) {
+  const auto fail = [&](const std::string& key, const std::string& message) {
+    throw TaskError(config.name, key, "[" + config.name + "] " + key + " " + message);
+  };
+  check_range(config, "fillers", config.fillers, 1, 64);
+  if (config.filler != "token" && config.filler != "repeat") {
+    fail("filler", "must be one of token, repeat: " + config.filler);
+  }
+  if (config.filler == "repeat" && config.fillers == 1) {
+    fail("filler", "repeat needs fillers of at least 2: 1");
+  }
+  if (config.variant != "plain" && config.variant != "hard") {
+    fail("variant", "must be one of plain, hard: " + config.variant);
+  }
+  if (config.variant == "hard" && config.fillers != 1) {
+    fail("fillers",
+         "must be 1 with variant: hard, which puts three identities after each product: " +
+             std::to_string(config.fillers));
+  }
+}
+
 }  // namespace
 
 std::shared_ptr<const Task> make_word_problem(const TaskConfig& config) {
   parse_profile(config, {Profile::kWord});
-  check_range(config, "fillers", config.fillers, 1, 64);
+  check_variant(config);
   const bool custom = is_custom(config.custom_group);
   if (custom && !config.group.empty()) {
     throw TaskError(
@@ -95,17 +147,25 @@ std::shared_ptr<const Task> make_word_problem(const TaskConfig& config) {
     traits.layout.bos_token = order + 1;
     traits.layout.bos_target = order + 1;
   }
-  traits.filler_token = order;
+  traits.filler_token = config.filler == "repeat" ? -1 : order;
+  WalkTable shown = table;  // with the elements that rows are made of
+  if (config.variant == "hard") {
+    traits.block = kHardBlock;
+    traits.min_data = kHardBlock;
+    shown.draw_symbol = block_products(table);
+  }
   traits.chance = 1.0 / order;
   traits.names.separator = " · ";
   traits.names.tokens = group.elements;
   for (const char* special : {"<pad>", "<bos>", "<unk>", "<eos>", "<sep>", "<cls>", "<mask>"}) {
     traits.names.tokens.push_back(special);
   }
-  const std::vector<int> missing = unreachable_states(table);
+  const std::vector<int> missing = unreachable_states(shown);
   if (!missing.empty()) {
     traits.warnings.push_back(
-        "[" + config.name + "] the alphabet generates " +
+        "[" + config.name + "] " +
+        (traits.block > 0 ? "products of four of the alphabet generate "
+                          : "the alphabet generates ") +
         std::to_string(order - static_cast<int>(missing.size())) + " of " + std::to_string(order) +
         " elements; never an answer: " + group.elements[static_cast<size_t>(missing[0])] +
         (missing.size() > 1 ? ", ..." : ""));

@@ -41,7 +41,11 @@ STATELAB_HOST_DEVICE inline SampleInfo draw_sample(const DrawSpec& spec, RngKey 
   int32_t* labels = targets + begin;
   switch (spec.kind) {
     case DrawKind::kWalk:
-      draw_walk(spec.walk, layout.tokens_per_item, key, step, sample, ndata, data, labels);
+      if (spec.walk.block > 0) {
+        draw_blocked_walk(spec.walk, key, step, sample, ndata, data, labels);
+      } else {
+        draw_walk(spec.walk, layout.tokens_per_item, key, step, sample, ndata, data, labels);
+      }
       break;
     case DrawKind::kFlatExpression:
       draw_flat_expression(spec.expression, key, step, sample, ndata, data, labels);

@@ -18,11 +18,13 @@ struct WalkParams {
   const uint16_t* next = nullptr;
   const int32_t* label = nullptr;
   const uint16_t* draw_symbol = nullptr;
-  int32_t filler_token = 0;   ///< follows each symbol when the layout has several tokens per item
+  int32_t filler_token = 0;   ///< follows each symbol when the layout has several tokens per item;
+                              ///  -1 = the symbol itself, repeated
   int32_t final_symbol = -1;  ///< what the last item must be; -1 = drawn like the others
   int32_t alternate = 0;  ///< > 0: one string in `alternate` is 0 1 0 1 ..., the others are drawn
   int32_t resets = 0;     ///< > 0: symbols below `resets` come at position 0 and then after gaps
                           ///  2^j < T, uniform in j; the others at all other positions
+  int32_t block = 0;      ///< > 0: see draw_blocked_walk(); one token per item
 };
 
 /// Powers of two below `n`; at least one.
@@ -61,10 +63,34 @@ STATELAB_HOST_DEVICE inline void draw_walk(const WalkParams& p, int tokens_per_i
     state = p.next[static_cast<int64_t>(state) * p.nsymbols + symbol];
     const int begin = i * tokens_per_item;
     tokens[begin] = p.first_token + symbol;
-    for (int t = begin + 1; t <= begin + delay; ++t) tokens[t] = p.filler_token;
+    const int filler = p.filler_token < 0 ? tokens[begin] : p.filler_token;
+    for (int t = begin + 1; t <= begin + delay; ++t) tokens[t] = filler;
     for (int t = begin + delay; t <= begin + 2 * delay && t < ntokens; ++t) {
       targets[t] = p.label[state];
     }
+  }
+}
+
+/// Groups only: states are symbols, next is the product, start the identity. The symbols that
+/// draw_walk() would show are multiplied in blocks of p.block; a row has each block as its product
+/// and then identities in place of its other symbols. The last block may be shorter. The label is
+/// that of the product of the blocks that are complete at t.
+STATELAB_HOST_DEVICE inline void draw_blocked_walk(const WalkParams& p, RngKey key, uint32_t step,
+                                                   uint32_t sample, int ntokens, int32_t* tokens,
+                                                   int32_t* targets) {
+  int state = p.start, product = p.start;
+  for (int t = 0; t < ntokens; ++t) {
+    const RngBlock bits = philox(key, {static_cast<uint32_t>(t), sample, step, 0});
+    const int symbol = p.draw_symbol[bounded(bits.v[0], static_cast<uint32_t>(p.draws))];
+    product = p.next[static_cast<int64_t>(product) * p.nsymbols + symbol];
+    const int place = t % p.block;
+    tokens[t] = p.first_token + p.start;
+    tokens[t - place] = p.first_token + product;  // so far
+    if (place == p.block - 1) {
+      state = p.next[static_cast<int64_t>(state) * p.nsymbols + product];
+      product = p.start;
+    }
+    targets[t] = p.label[state];
   }
 }
 

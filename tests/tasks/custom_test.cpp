@@ -63,6 +63,13 @@ TEST(OwnGroup, SubgroupAlphabetsWarn) {
               ::testing::ElementsAre("[word_problem] the alphabet generates 3 of 6 elements; never "
                                      "an answer: (2 3), ..."));
   EXPECT_TRUE(make_task(word_config("S3"))->warnings().empty());
+  config.alphabet_list = {1, 2};  // two swaps: products of four are even
+  EXPECT_TRUE(make_task(config)->warnings().empty());
+  config.variant = "hard";
+  EXPECT_THAT(
+      make_task(config)->warnings(),
+      ::testing::ElementsAre("[word_problem] products of four of the alphabet generate 3 of "
+                             "6 elements; never an answer: (2 3), ..."));
 }
 
 TEST(OwnAutomaton, UnreachableStatesWarn) {

@@ -56,6 +56,14 @@ inline std::vector<Case> every_task() {
   TaskConfig fillers = word_config("S4");
   fillers.fillers = 4;
   add("word.S4 fillers 4", fillers, {1, 12});
+  fillers.filler = "repeat";
+  add("word.S4 fillers 4 repeat", fillers, {1, 12});
+  TaskConfig hard = word_config("S3");
+  hard.variant = "hard";
+  add("word.S3 hard", hard, {4, 20});
+  hard = swaps;
+  hard.variant = "hard";
+  add("word.S5 swaps hard", hard, {4, 20});
   add("flip_flop", config_of("flip_flop", "fflm"), {4, 64});
   const std::vector<std::pair<std::string, int>> machines = {{"parity", 0},
                                                              {"gridworld", 4},

@@ -1,9 +1,11 @@
 // Worked examples of the published conventions: each row is searched among the task's own draws.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <set>
 
 #include "tests/tasks/drawing.h"
+#include "tests/tasks/oracle.h"
 
 namespace statelab::testing {
 namespace {
@@ -124,6 +126,48 @@ TEST(Golden, SwapsOfS5AreTheElevenPublishedElements) {
   }
   EXPECT_EQ(swaps, (std::set<int32_t>{0, 1, 2, 5, 6, 14, 21, 24, 54, 80, 105}));
   EXPECT_EQ(three.size(), 31u);
+}
+
+TEST(Golden, FillersRepeatTheElement) {
+  TaskConfig config = word_config("S3");
+  config.fillers = 3;
+  config.filler = "repeat";
+  expect_row(config, 3, {5, 5, 5, 4, 4, 4, 2, 2, 2}, {0, 0, 5, 5, 5, 1, 1, 1, 4}, 5000);
+}
+
+TEST(Golden, HardShowsProductsOfFourAndThreeIdentities) {
+  TaskConfig config = word_config("Z5");
+  config.variant = "hard";
+  config.alphabet = "list";
+  config.alphabet_list = {1};  // blocks of 1 + 1 + 1 + 1, the last of 1 + 1
+  expect_row(config, 10, {4, 0, 0, 0, 4, 0, 0, 0, 2, 0}, {0, 0, 0, 4, 4, 4, 4, 3, 3, 3}, 1);
+  config.supervision = "last";
+  config.bos = true;
+  expect_row(config, 7, {6, 4, 0, 0, 0, 3, 0, 0}, with_last(8, 4), 1);
+}
+
+TEST(Golden, HardMultipliesTheElementsOfThePlainTask) {
+  TaskConfig config = word_config("S5");
+  config.alphabet = "swaps";
+  const auto plain = make_task(config);
+  config.variant = "hard";
+  const auto hard = make_task(config);
+  const OracleGroup s5("S5");
+  for (uint32_t i = 0; i < 100; ++i) {
+    const Sample factors = draw_one(*plain, {1, Stream::kVerify}, 0, i, {4, 20});
+    const Sample shown = draw_one(*hard, {1, Stream::kVerify}, 0, i, {4, 20});
+    ASSERT_EQ(shown.tokens.size(), factors.tokens.size());
+    for (size_t t = 0; t < shown.tokens.size(); t += 4) {
+      int product = 0;
+      for (size_t j = t; j < std::min(t + 4, factors.tokens.size()); ++j) {
+        product = s5.product(product, factors.tokens[j]);
+      }
+      EXPECT_EQ(shown.tokens[t], product);
+      if (t + 3 < shown.tokens.size()) {
+        EXPECT_EQ(shown.targets[t + 3], factors.targets[t + 3]);
+      }
+    }
+  }
 }
 
 TEST(Golden, BosIsSupervisedInWordProblems) {

@@ -202,11 +202,13 @@ class OracleGroup {
 inline std::vector<int32_t> word_answers(const TaskConfig& config,
                                          const std::vector<int32_t>& data) {
   const OracleGroup group(config.group);
-  const auto c = static_cast<size_t>(config.fillers);
+  const bool hard = config.variant == "hard";
+  const size_t c = hard ? 4 : static_cast<size_t>(config.fillers);
   std::vector<int32_t> undelayed;
   for (size_t t = 0; t < data.size(); ++t) {
     if (t % c != 0) {
-      if (data[t] != group.order()) throw std::runtime_error("filler expected");
+      const int filler = hard ? 0 : config.filler == "repeat" ? data[t - 1] : group.order();
+      if (data[t] != filler) throw std::runtime_error("filler expected");
       undelayed.push_back(undelayed.back());
     } else {
       undelayed.push_back(t == 0 ? data[0] : group.product(undelayed.back(), data[t]));

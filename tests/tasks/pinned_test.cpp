@@ -59,6 +59,14 @@ TEST(Pinned, FirstSamplesOfEachTask) {
   swaps.fillers = 2;
   swaps.supervision = "last";
   text += describe("word S5 swaps fillers 2 last", swaps, {3, 4});
+  TaskConfig repeat = *find_preset("word.S3");
+  repeat.fillers = 3;
+  repeat.filler = "repeat";
+  text += describe("word S3 fillers 3 repeat", repeat, {2, 3});
+  swaps.fillers = 1;
+  swaps.variant = "hard";
+  swaps.supervision = "all";
+  text += describe("word S5 swaps hard", swaps, {4, 10});
   text += describe("ffl", *find_preset("ffl"), {6, 16});
   text += describe("vending machine", vending_machine("xlstm"), {4, 8});
 

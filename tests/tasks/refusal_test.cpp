@@ -88,7 +88,8 @@ TEST(Refusal, KeysThatTheTaskDoesNotRead) {
                  "supervision, bos");
   expect_refusal(changed(word_config("S3"), [](auto& c) { c.machine = "abab"; }), "machine",
                  "[word_problem] machine is not read by this task, which reads name, profile, "
-                 "supervision, bos, group, alphabet, alphabet_list, fillers");
+                 "supervision, bos, group, alphabet, alphabet_list, fillers, "
+                 "filler, variant");
   expect_refusal(liu_config("quaternion", 8), "size",
                  "[liu] size is not read by machine quaternion: 8");
   expect_refusal(changed(word_config("S3"), [](auto& c) { c.alphabet_list = {1}; }),
@@ -130,6 +131,35 @@ TEST(Refusal, Alphabets) {
                  "[word_problem] alphabet_list must hold elements 0..5 of S3: 6");
   expect_refusal(list({1, 1}), "alphabet_list",
                  "[word_problem] alphabet_list must hold each element once: 1");
+}
+
+TEST(Refusal, FillersAndVariants) {
+  const auto word = [](int fillers, const char* filler, const char* variant) {
+    return changed(word_config("S3"), [&](auto& c) {
+      c.fillers = fillers;
+      c.filler = filler;
+      c.variant = variant;
+    });
+  };
+  expect_refusal(word(2, "same", "plain"), "filler",
+                 "[word_problem] filler must be one of token, repeat: same");
+  expect_refusal(word(1, "repeat", "plain"), "filler",
+                 "[word_problem] filler repeat needs fillers of at least 2: 1");
+  expect_refusal(word(1, "token", "easy"), "variant",
+                 "[word_problem] variant must be one of plain, hard: easy");
+  const std::string hard =
+      "[word_problem] fillers must be 1 with variant: hard, which puts three identities after each "
+      "product: 2";
+  expect_refusal(word(2, "token", "hard"), "fillers", hard);
+  expect_refusal(word(2, "repeat", "hard"), "fillers", hard);
+  expect_refusal(changed(config_of("parity", "xlstm"), [](auto& c) { c.filler = "repeat"; }),
+                 "filler",
+                 "[parity] filler is not read by this task, which reads name, profile, "
+                 "supervision, bos");
+  expect_refusal(changed(liu_config("abab"), [](auto& c) { c.variant = "hard"; }), "variant",
+                 "[liu] variant is not read by this task, which reads name, profile, supervision, "
+                 "bos, machine, size");
+  expect_refused_lengths(word(1, "token", "hard"), {3, 40}, "length must be at least 4");
 }
 
 TaskConfig cayley(std::vector<std::vector<int>> table, std::vector<std::string> names = {}) {

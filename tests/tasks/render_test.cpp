@@ -38,6 +38,18 @@ TEST(Render, SupervisedPositionsAreMarkedWhenThereAreSeveral) {
             "2[2]-[2]3[4] =[4]");
 }
 
+TEST(Render, FillersAndIdentitiesAreShown) {
+  TaskConfig config = word_config("S3");
+  config.fillers = 2;
+  config.filler = "repeat";
+  EXPECT_EQ(rendered(config, {3, 3, 2, 2}, {-1, -1, -1, 5}),
+            "(1 2 3) · (1 2 3) · (1 2) · (1 2) -> (1 3)");
+  config = word_config("S3");
+  config.variant = "hard";
+  EXPECT_EQ(rendered(config, {3, 0, 0, 0, 2}, {0, 0, 0, 3, 3}),
+            "(1 2 3)[e] · e[e] · e[e] · e[(1 2 3)] · (1 2)[(1 2 3)]");
+}
+
 TEST(Render, PaddingIsLeftOutAndStrangeIdsAreShown) {
   EXPECT_EQ(rendered(config_of("parity", "xlstm"), {2, 2, 0, 0}, {-1, 1, -1, -1}), "1 1 -> 0");
   EXPECT_EQ(make_task(config_of("parity", "xlstm"))->token_name(9), "9?");

@@ -57,6 +57,13 @@ TEST(ConstantAnswer, FillersShowTheIdentityFirst) {
   EXPECT_NEAR(make_task(config)->constant_answer({2, 2}), (2 + 4.0 / 6) / 6, 1e-12);
 }
 
+TEST(ConstantAnswer, HardShowsTheIdentityFirst) {
+  TaskConfig config = word_config("S3");
+  config.variant = "hard";
+  // Six positions: the first three are the identity, the others the uniform product of one block.
+  EXPECT_NEAR(make_task(config)->constant_answer({6, 6}), (3 + 3.0 / 6) / 6, 1e-12);
+}
+
 TEST(ConstantAnswer, DenseSupervisionPoolsAllPositionsOfAllLengths) {
   const auto task = make_task(config_of("modular_arithmetic", "chomsky", "all"));
   // Answer 0: 1/5 after one digit and after the operator; after two digits 5 of 25 sums, 5 of 25
