@@ -9,6 +9,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
+#include "experiments/cohort_trainer.h"
 #include "experiments/commands.h"
 #include "experiments/device.h"
 #include "experiments/runner.h"
@@ -67,12 +68,6 @@ std::vector<std::string> ids_of(const SweepConfig& sweep) {
   std::vector<std::string> out;
   for (const RunConfig& run : sweep.runs) out.push_back(run_id(run));
   return out;
-}
-
-int64_t total_steps(const RunConfig& run) {
-  int64_t steps = 0;
-  for (const StageConfig& stage : run.train.curriculum) steps += stage.steps;
-  return steps;
 }
 
 /// What would be computed: every run with its state in the database.
