@@ -189,6 +189,8 @@ const char* op_name(Op op) {
       return "cross_entropy";
     case Op::kCrossEntropyBwd:
       return "cross_entropy_bwd";
+    case Op::kScore:
+      return "score";
     case Op::kGlobalNorm:
       return "global_norm";
     case Op::kSchedule:
@@ -208,6 +210,7 @@ const char* op_name(Op op) {
 std::vector<int> updated_inputs(Op op, int input_count) {
   switch (op) {
     case Op::kGuard:
+    case Op::kScore:
       return {3};
     case Op::kMetrics:
       return {5};
@@ -324,6 +327,21 @@ std::vector<ValueType> infer(Op op, const Attributes& attributes, Inputs in) {
       expect(op, in, first + 1, "targets", {logits.shape[0], logits.shape[1]}, DType::kInt32);
       if (op == Op::kCrossEntropyBwd) return {logits};
       return {{DType::kReal, kScalar}, {DType::kReal, kScalar}};
+    }
+    case Op::kScore: {
+      const auto& a = std::get<ScoreAttrs>(attributes);
+      expect_count(op, in, 4);
+      const Shape& logits = operand(op, in, 0, "logits").shape;
+      if (logits.rank() != 3 || a.classes < 1 || a.classes > logits.last())
+        fail(op, "logits must be (batch, seqlen, >= " + std::to_string(a.classes) + "), is " +
+                     logits.text());
+      if (a.legal_begin < 0 || a.legal_begin >= a.legal_end || a.legal_end > logits.last())
+        fail(op, "answers " + std::to_string(a.legal_begin) + ".." + std::to_string(a.legal_end) +
+                     " exceed logits " + logits.text());
+      expect(op, in, 1, "targets", {logits[0], logits[1]}, DType::kInt32);
+      expect(op, in, 2, "pass", kScalar, DType::kInt32);
+      expect(op, in, 3, "counts", {kScores + 3 * logits[1]}, DType::kFloat64);
+      return {};
     }
     case Op::kGlobalNorm:
       if (in.empty()) fail(op, "takes at least one operand");

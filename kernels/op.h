@@ -35,6 +35,7 @@ enum class Op {
   kMamba2ScanBwd,    ///< (dy, the inputs of mamba2_scan, o, states) -> the gradients of its inputs
   kCrossEntropy,     ///< (logits, targets) -> loss, accuracy
   kCrossEntropyBwd,  ///< (dloss, logits, targets) -> dlogits
+  kScore,            ///< (logits, targets, pass, counts) updates counts
   kGlobalNorm,       ///< (g_1 .. g_n) -> sqrt(sum of squares)
   kSchedule,         ///< (step, settings) -> lr
   kGuard,            ///< (loss, norm, step, diverged_at) updates diverged_at
@@ -105,6 +106,26 @@ struct CrossEntropyAttrs {
   int classes = 0;
 };
 
+/// score: what an evaluation counts. Row b of pass p is sample p * batch + b; samples from `samples` on are left out.
+/// The answer is the first argmax over columns [legal_begin, legal_end); the loss is over columns [0, classes).
+///   counts (f64) [Score's sums, then per position, seqlen each: total, correct, prefix], exact integers but the loss
+struct ScoreAttrs {
+  int classes = 0;
+  int legal_begin = 0, legal_end = 0;
+  int64_t samples = 0;
+};
+
+/// Leading columns of `counts`: sums over samples. A sequence is correct when it is supervised and right wherever it is;
+/// prefix[t] counts the sequences that supervise t and are right at every supervised position up to it.
+enum Score {
+  kScoreSequences,
+  kScoreSequencesCorrect,
+  kScoreTokens,
+  kScoreTokensCorrect,
+  kScoreLoss,
+  kScores
+};
+
 /// schedule: lr of a step. Stages begin at begins[i]; lengths[i] is the span that warm-up and decay refer to.
 struct ScheduleAttrs {
   enum class Kind { kCosine, kLinear, kConstant };
@@ -133,9 +154,9 @@ struct AdamWAttrs {
   std::vector<bool> decays;  ///< per parameter: does weight decay apply?
 };
 
-using Attributes =
-    std::variant<std::monostate, DrawAttrs, ConstantAttrs, RmsNormAttrs, CausalConv1dAttrs,
-                 Mamba3ScanAttrs, Mamba2ScanAttrs, CrossEntropyAttrs, ScheduleAttrs, AdamWAttrs>;
+using Attributes = std::variant<std::monostate, DrawAttrs, ConstantAttrs, RmsNormAttrs,
+                                CausalConv1dAttrs, Mamba3ScanAttrs, Mamba2ScanAttrs,
+                                CrossEntropyAttrs, ScoreAttrs, ScheduleAttrs, AdamWAttrs>;
 
 struct ValueType {
   DType dtype = DType::kReal;

@@ -51,6 +51,8 @@ CpuKernel<S> make(Op op) {
       return cross_entropy_kernel<S>();
     case Op::kCrossEntropyBwd:
       return cross_entropy_bwd_kernel<S>();
+    case Op::kScore:
+      return score_kernel<S>();
     case Op::kGlobalNorm:
       return global_norm_kernel<S>();
     case Op::kSchedule:

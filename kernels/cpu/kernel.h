@@ -5,28 +5,11 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <span>
 
-#include "kernels/op.h"
+#include "kernels/call.h"
 
 namespace statelab {
-
-/// One operand of a call: all members' slices. data == nullptr when the operand is absent.
-struct Operand {
-  std::byte* data = nullptr;
-  int64_t stride_bytes = 0;  ///< from one member's slice to the next
-  const Shape* shape = nullptr;
-
-  template <class T>
-  T* at(int member) const {
-    return data == nullptr ? nullptr : reinterpret_cast<T*>(data + member * stride_bytes);
-  }
-};
-
-/// Supplies the rows of a draw op: (member, step, row, tokens, targets).
-using DrawRow =
-    std::function<void(int, uint32_t, uint32_t, std::span<int32_t>, std::span<int32_t>)>;
 
 struct Call {
   Op op{};
@@ -34,19 +17,6 @@ struct Call {
   std::span<const Operand> in, out;
   Operand workspace;  ///< workspace_elements() reals per member
   const DrawRow* draw = nullptr;
-
-  template <class A>
-  const A& attrs() const {
-    return std::get<A>(*attributes);
-  }
-};
-
-/// Shapes of a call, before any memory exists.
-struct CallShapes {
-  Op op{};
-  const Attributes* attributes = nullptr;
-  std::span<const ValueType* const> in;  ///< nullptr = absent
-  std::span<const ValueType> out;
 
   template <class A>
   const A& attrs() const {

@@ -20,53 +20,7 @@ struct AlignedBytes {
   }
 };
 
-template <class S>
-void store(const OpArray& a, std::byte* to) {
-  for (size_t i = 0; i < a.data.size(); ++i) {
-    switch (a.type.dtype) {
-      case DType::kReal:
-        reinterpret_cast<S*>(to)[i] = static_cast<S>(a.data[i]);
-        break;
-      case DType::kInt32:
-        reinterpret_cast<int32_t*>(to)[i] = static_cast<int32_t>(a.data[i]);
-        break;
-      case DType::kFloat64:
-        reinterpret_cast<double*>(to)[i] = a.data[i];
-        break;
-    }
-  }
-}
-
-template <class S>
-OpArray load(const ValueType& type, const std::byte* from) {
-  OpArray a{type, std::vector<double>(static_cast<size_t>(type.shape.size())), false};
-  for (size_t i = 0; i < a.data.size(); ++i) {
-    switch (type.dtype) {
-      case DType::kReal:
-        a.data[i] = static_cast<double>(reinterpret_cast<const S*>(from)[i]);
-        break;
-      case DType::kInt32:
-        a.data[i] = reinterpret_cast<const int32_t*>(from)[i];
-        break;
-      case DType::kFloat64:
-        a.data[i] = reinterpret_cast<const double*>(from)[i];
-        break;
-    }
-  }
-  return a;
-}
-
 }  // namespace
-
-OpArray real_array(Shape shape, std::vector<double> data) {
-  if (static_cast<int64_t>(data.size()) != shape.size()) {
-    throw std::invalid_argument("array of " + std::to_string(data.size()) + " elements for shape " +
-                                shape.text());
-  }
-  return {{DType::kReal, std::move(shape)}, std::move(data), false};
-}
-
-OpArray absent_array() { return {{}, {}, true}; }
 
 template <class S>
 OpRun run_op(Op op, const Attributes& attributes, const std::vector<OpArray>& inputs, int threads) {
@@ -85,7 +39,7 @@ OpRun run_op(Op op, const Attributes& attributes, const std::vector<OpArray>& in
   std::vector<Operand> in, out;
   for (const OpArray& a : inputs) {
     in.push_back(a.absent ? Operand{} : allocate(a.type));
-    if (!a.absent) store<S>(a, in.back().data);
+    if (!a.absent) store_array<S>(a, in.back().data);
   }
   for (const ValueType& t : out_types) out.push_back(allocate(t));
   const Shape workspace_shape{
@@ -103,10 +57,10 @@ OpRun run_op(Op op, const Attributes& attributes, const std::vector<OpArray>& in
 
   OpRun result;
   for (size_t i = 0; i < out.size(); ++i)
-    result.outputs.push_back(load<S>(out_types[i], out[i].data));
+    result.outputs.push_back(load_array<S>(out_types[i], out[i].data));
   for (size_t i = 0; i < in.size(); ++i) {
     result.inputs.push_back(inputs[i].absent ? absent_array()
-                                             : load<S>(inputs[i].type, in[i].data));
+                                             : load_array<S>(inputs[i].type, in[i].data));
   }
   return result;
 }

@@ -1,17 +1,55 @@
-// Stands in for the CUDA backend in builds without nvcc: every question gets an honest answer.
+// Stands in for the CUDA backend in builds without nvcc: every question gets an honest answer, every use an error.
 #include "kernels/cuda/device.h"
+#include "kernels/cuda/kernel.h"
+#include "kernels/cuda/run_op.h"
+#include "kernels/cuda/runtime.h"
 
 namespace statelab {
+namespace {
+
+const char* const kReason =
+    "this build has no CUDA backend: nvcc was not found, or STATELAB_CUDA=OFF, when it was "
+    "configured";
+
+[[noreturn]] void refuse() { throw CudaError(kReason); }
+
+}  // namespace
 
 bool built_with_cuda() { return false; }
 
 std::vector<CudaDevice> cuda_devices(std::string* reason) {
-  if (reason) {
-    *reason =
-        "this build has no CUDA backend: nvcc was not found, or STATELAB_CUDA=OFF, when it was "
-        "configured";
-  }
+  if (reason) *reason = kReason;
   return {};
 }
+
+const CudaKernel& cuda_kernel(Op) { refuse(); }
+std::string cuda_limit(const CallShapes&) { return kReason; }
+int cuda_chunk_size(int, int, int chunk_size) { return chunk_size; }
+
+std::vector<OpRun> run_op_cuda(Op, const Attributes&, const std::vector<std::vector<OpArray>>&,
+                               Precision, int) {
+  refuse();
+}
+
+CudaMemoryInfo cuda_memory_info(int) { refuse(); }
+CudaStream::CudaStream(int device) : device_(device) { refuse(); }
+CudaStream::~CudaStream() = default;
+void CudaStream::synchronize() {}
+void CudaStream::to_device(void*, const void*, int64_t) { refuse(); }
+void CudaStream::to_host(void*, const void*, int64_t) { refuse(); }
+void CudaStream::fill(void*, unsigned char, int64_t) { refuse(); }
+
+CudaBuffer::CudaBuffer(int device, int64_t bytes) : device_(device), bytes_(bytes) { refuse(); }
+CudaBuffer::~CudaBuffer() = default;
+CudaBuffer::CudaBuffer(CudaBuffer&&) noexcept {}
+CudaBuffer& CudaBuffer::operator=(CudaBuffer&&) noexcept { return *this; }
+
+CudaGraph::~CudaGraph() = default;
+CudaGraph::CudaGraph(CudaGraph&&) noexcept {}
+CudaGraph& CudaGraph::operator=(CudaGraph&&) noexcept { return *this; }
+void CudaGraph::begin(CudaStream&) { refuse(); }
+void CudaGraph::abandon(CudaStream&) {}
+CudaGraph CudaGraph::end(CudaStream&) { refuse(); }
+void CudaGraph::launch(CudaStream&) const { refuse(); }
 
 }  // namespace statelab

@@ -1,0 +1,35 @@
+// The CUDA kernel of every op, one function a kernel; defined in the file named after the op.
+#pragma once
+
+#include "kernels/cuda/kernel.h"
+
+namespace statelab::cuda {
+
+CudaKernel constant_kernel();
+CudaKernel add_kernel();
+CudaKernel embedding_kernel();
+CudaKernel embedding_bwd_kernel();
+CudaKernel linear_kernel();
+CudaKernel linear_bwd_x_kernel();
+CudaKernel linear_bwd_w_kernel();
+CudaKernel rms_norm_kernel();
+CudaKernel rms_norm_bwd_kernel();
+CudaKernel swiglu_kernel();
+CudaKernel swiglu_bwd_kernel();
+CudaKernel causal_conv1d_kernel();
+CudaKernel causal_conv1d_bwd_kernel();
+CudaKernel mamba3_scan_kernel();
+CudaKernel mamba3_scan_bwd_kernel();
+CudaKernel mamba2_scan_kernel();
+CudaKernel mamba2_scan_bwd_kernel();
+CudaKernel cross_entropy_kernel();
+CudaKernel cross_entropy_bwd_kernel();
+CudaKernel score_kernel();
+CudaKernel global_norm_kernel();
+CudaKernel schedule_kernel();
+CudaKernel guard_kernel();
+CudaKernel adamw_kernel();
+CudaKernel metrics_kernel();
+CudaKernel advance_kernel();
+
+}  // namespace statelab::cuda
