@@ -3,12 +3,12 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <fstream>
 #include <functional>
 #include <memory>
 
 #include "experiments/build_info.h"
 #include "experiments/data_source.h"
+#include "experiments/execution.h"
 #include "models/cohort.h"
 #include "models/model.h"
 #include "models/program.h"
@@ -29,18 +29,14 @@ struct Timing {
   double median = 0, spread_pct = 0;  // seconds of one call
 };
 
-/// Slices of equal numbers of calls, so long that the clock's grain does not matter.
-Timing time_calls(const std::function<void()>& call, double seconds, int repeats) {
-  call();
-  const double once = std::max(seconds_of(call), 1e-7);
-  const int calls = std::max(1, static_cast<int>(seconds / repeats / once));
+/// `calls(n)` makes n calls. Slices of equal numbers of calls, so long that the clock's grain does not matter.
+Timing time_calls(const std::function<void(int64_t)>& calls, double seconds, int repeats) {
+  calls(1);
+  const double once = std::max(seconds_of([&] { calls(1); }), 1e-7);
+  const auto count = std::max<int64_t>(1, static_cast<int64_t>(seconds / repeats / once));
   std::vector<double> slices;
-  for (int r = 0; r < repeats; ++r) {
-    slices.push_back(seconds_of([&] {
-                       for (int i = 0; i < calls; ++i) call();
-                     }) /
-                     calls);
-  }
+  for (int r = 0; r < repeats; ++r)
+    slices.push_back(seconds_of([&] { calls(count); }) / static_cast<double>(count));
   std::sort(slices.begin(), slices.end());
   Timing t;
   t.median = slices[slices.size() / 2];
@@ -61,21 +57,14 @@ double product_rate(const BenchTrainOptions& options) {
     for (int64_t i = 0; i < store.elements(name); ++i)
       p[i] = 0.01f * static_cast<float>(i % 97) - 0.5f;
   }
-  const Timing t = time_calls([&] { program.run(); }, options.seconds / 2, options.repeats);
+  const Timing t =
+      time_calls([&](int64_t n) { program.run(n); }, options.seconds / 2, options.repeats);
   return 2.0 * kRows * kIn * kOut / t.median;
 }
 
-std::string processor_name() {
-  std::ifstream in("/proc/cpuinfo");
-  for (std::string line; std::getline(in, line);) {
-    if (line.rfind("model name", 0) == 0) return line.substr(line.find(':') + 2);
-  }
-  return "unknown processor";
-}
-
-/// The first step's loss of float training against the same batch in double.
+/// The first step's loss of training against the same batch in double.
 void check_first_step(const CohortShape& shape, const DataSource& data, TrainCohort& cohort,
-                      const std::string& work) {
+                      const std::string& work, double tolerance) {
   const int seqlen = shape.stages[0].seqlen;
   const MemberState start = cohort.snapshot(0);
   Model<double> exact(shape.model, shape.batch, seqlen, false);
@@ -92,7 +81,7 @@ void check_first_step(const CohortShape& shape, const DataSource& data, TrainCoh
   const double expected = exact.run(tokens, targets);
   cohort.run(1);
   const double loss = cohort.read_metrics(0).loss;
-  if (!(std::abs(loss - expected) <= 1e-4 * std::abs(expected))) {
+  if (!(std::abs(loss - expected) <= tolerance * std::abs(expected))) {
     throw BenchRefused(work + ": the first step's loss is " + std::to_string(loss) +
                        ", in double precision " + std::to_string(expected));
   }
@@ -102,6 +91,38 @@ struct Work {
   std::string name, mixer;
   int n_layers, length, members;
 };
+
+/// A cohort on parity, profile xlstm, label at the last position.
+struct Workload {
+  Workload(const Work& work, const ComputeDevice& device)
+      : task(make_task(TaskConfig{})), members(static_cast<size_t>(work.members)) {
+    shape.model.mixer = work.mixer;
+    shape.model.n_layers = work.n_layers;
+    shape.model.vocab_size = task->vocab_size();
+    shape.model.pad_vocab_multiple = 16;  // the published timings' vocabulary
+    shape.batch = 256;
+    shape.stages = {{1 << 20, task->seqlen(work.length)}};
+    const StageConfig stage{1 << 20, {3, work.length}};
+    data = std::make_unique<TrainData>(task, std::vector<StageConfig>{stage},
+                                       std::vector<uint32_t>(members.size(), 0));
+    cohort = std::make_unique<TrainCohort>(shape, members, *data, device);
+  }
+  double tokens() const {
+    return static_cast<double>(shape.batch) * shape.stages[0].seqlen *
+           static_cast<double>(members.size());
+  }
+  std::shared_ptr<const Task> task;
+  std::vector<MemberSettings> members;
+  CohortShape shape;
+  std::unique_ptr<TrainData> data;
+  std::unique_ptr<TrainCohort> cohort;
+};
+
+void refuse_slow_builds(const BuildInfo& build) {
+  if (build.build_type == "Release" || build.build_type == "RelWithDebInfo") return;
+  throw BenchRefused("this is a " + build.build_type +
+                     " build; benchmarks need a Release build (./statelab builds one)");
+}
 
 }  // namespace
 
@@ -120,10 +141,7 @@ double train_flop_per_token(const ModelConfig& model, int seqlen) {
 
 BenchTrainReport bench_train(const BenchTrainOptions& options) {
   const BuildInfo& build = build_info();
-  if (build.build_type != "Release" && build.build_type != "RelWithDebInfo") {
-    throw BenchRefused("this is a " + build.build_type +
-                       " build; benchmarks need a Release build (./statelab builds one)");
-  }
+  refuse_slow_builds(build);
   BenchTrainReport report;
   report.processor = processor_name();
   report.compiler = build.compiler;
@@ -131,38 +149,71 @@ BenchTrainReport bench_train(const BenchTrainOptions& options) {
   report.commit = build.commit;
   report.threads = options.threads;
   report.product_flop_per_s = product_rate(options);
-  TaskConfig task_config;  // parity, profile xlstm, label at the last position
-  const auto task = make_task(task_config);
   for (const Work& work : {Work{"mamba3, 1 layer, 40 tokens", "mamba3", 1, 41, 1},
                            Work{"mamba3, 1 layer, 40 tokens, 4 runs", "mamba3", 1, 41, 4},
                            Work{"mamba2, 1 layer, 40 tokens", "mamba2", 1, 41, 1},
                            Work{"mamba3, 3 layers, 160 tokens", "mamba3", 3, 161, 1}}) {
+    Workload load(work, options.threads);
+    check_first_step(load.shape, *load.data, *load.cohort, work.name, 1e-4);
+    const Timing t =
+        time_calls([&](int64_t n) { load.cohort->run(n); }, options.seconds, options.repeats);
     BenchTrainRow row;
     row.work = work.name;
-    row.model.mixer = work.mixer;
-    row.model.n_layers = work.n_layers;
-    row.model.vocab_size = task->vocab_size();
-    row.model.pad_vocab_multiple = 16;  // the published timings' vocabulary
-    row.batch = 256;
-    row.seqlen = task->seqlen(work.length);
+    row.model = load.shape.model;
+    row.batch = load.shape.batch;
+    row.seqlen = load.shape.stages[0].seqlen;
     row.members = work.members;
-    CohortShape shape;
-    shape.model = row.model;
-    shape.batch = row.batch;
-    shape.stages = {{1 << 20, row.seqlen}};
-    const std::vector<MemberSettings> members(static_cast<size_t>(work.members));
-    const StageConfig stage{1 << 20, {3, work.length}};
-    const TrainData data(task, {stage}, std::vector<uint32_t>(members.size(), 0));
-    TrainCohort cohort(shape, members, data, options.threads);
-    check_first_step(shape, data, cohort, row.work);
-    row.parameters = cohort.parameter_count();
-    const Timing t = time_calls([&] { cohort.run(1); }, options.seconds, options.repeats);
+    row.parameters = load.cohort->parameter_count();
     row.step_ms = t.median * 1e3;
     row.spread_pct = t.spread_pct;
-    row.tokens_per_s = static_cast<double>(row.batch) * row.seqlen * row.members / t.median;
+    row.tokens_per_s = load.tokens() / t.median;
     row.flop_per_token = train_flop_per_token(row.model, row.seqlen);
     row.flop_per_s = row.flop_per_token * row.tokens_per_s;
     row.share_of_product_pct = 100 * row.flop_per_s / report.product_flop_per_s;
+    report.rows.push_back(row);
+  }
+  return report;
+}
+
+BenchCudaReport bench_train_cuda(const BenchTrainOptions& options, const ComputeDevice& device) {
+  const BuildInfo& build = build_info();
+  refuse_slow_builds(build);
+  const CudaDevice& here = machine_cuda_devices().at(static_cast<size_t>(device.index));
+  BenchCudaReport report;
+  report.device = here.name;
+  report.driver = cuda_version_text(here.driver_version);
+  report.toolkit = cuda_version_text(here.runtime_version);
+  report.precision = precision_name(device.precision);
+  report.build_type = build.build_type;
+  report.commit = build.commit;
+  // What rounding of the factors alone, to 10 and 7 bits, does to a loss near its first value.
+  const double tolerance = device.precision == Precision::kFp32   ? 1e-4
+                           : device.precision == Precision::kTf32 ? 2e-3
+                                                                  : 2e-2;
+  for (const Work& work : {Work{"mamba3, 3 layers, 160 tokens", "mamba3", 3, 161, 1},
+                           Work{"mamba3, 3 layers, 160 tokens, 16 runs", "mamba3", 3, 161, 16},
+                           Work{"mamba3, 1 layer, 40 tokens", "mamba3", 1, 41, 1},
+                           Work{"mamba3, 1 layer, 40 tokens, 16 runs", "mamba3", 1, 41, 16}}) {
+    Workload load(work, device);
+    check_first_step(load.shape, *load.data, *load.cohort, work.name, tolerance);
+    const auto steps = [&](int64_t n) {
+      load.cohort->run(n);
+      load.cohort->synchronize();
+    };
+    steps(20);  // clocks rise
+    const Timing t = time_calls(steps, options.seconds, options.repeats);
+    BenchCudaRow row;
+    row.work = work.name;
+    row.model = load.shape.model;
+    row.batch = load.shape.batch;
+    row.seqlen = load.shape.stages[0].seqlen;
+    row.members = work.members;
+    row.parameters = load.cohort->parameter_count();
+    row.step_ms = t.median * 1e3;
+    row.member_ms = row.step_ms / work.members;
+    row.spread_pct = t.spread_pct;
+    row.tokens_per_s = load.tokens() / t.median;
+    row.flop_per_s = train_flop_per_token(row.model, row.seqlen) * row.tokens_per_s;
     report.rows.push_back(row);
   }
   return report;

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "models/backend.h"
 #include "models/model_config.h"
 
 namespace statelab {
@@ -45,6 +46,24 @@ struct BenchTrainReport {
   std::vector<BenchTrainRow> rows;
 };
 
+/// One measured shape on a CUDA device, the draw included.
+struct BenchCudaRow {
+  std::string work;
+  ModelConfig model;
+  int batch = 0, seqlen = 0, members = 1;
+  int64_t parameters = 0;   ///< of one member
+  double step_ms = 0;       ///< median, all members
+  double member_ms = 0;     ///< step_ms / members
+  double spread_pct = 0;    ///< as in BenchTrainRow
+  double tokens_per_s = 0;  ///< of all members
+  double flop_per_s = 0;
+};
+
+struct BenchCudaReport {
+  std::string device, driver, toolkit, precision, build_type, commit;
+  std::vector<BenchCudaRow> rows;
+};
+
 /// Floating-point operations of one training step per token: three times the forward matrix products with weights
 /// (2 per weight) and the products inside the scan with L = min(chunk_size, seqlen) tokens a chunk,
 ///   per head, forward (L + 1)(N + P) and backward (L + 1)(3 N + 2 P), both over the lower triangle only,
@@ -55,5 +74,8 @@ double train_flop_per_token(const ModelConfig& model, int seqlen);
 /// Checks one step of each shape against double precision, then times it. Throws BenchRefused in a debug build and when
 /// the check fails.
 BenchTrainReport bench_train(const BenchTrainOptions& options);
+
+/// The same on a CUDA device, in its precision: steps are enqueued without waiting and timed until the last is done.
+BenchCudaReport bench_train_cuda(const BenchTrainOptions& options, const ComputeDevice& device);
 
 }  // namespace statelab

@@ -54,6 +54,14 @@ CohortShape shape_of(const RunConfig& run) {
   return shape;
 }
 
+ComputeDevice computing(const RunConfig& run, ComputeDevice device) {
+  if (!device.is_cuda()) return device;
+  for (const Precision precision : {Precision::kFp32, Precision::kTf32, Precision::kBf16}) {
+    if (run.train.precision == precision_name(precision)) device.precision = precision;
+  }
+  return device;
+}
+
 MemberSettings settings_of(const RunConfig& run) {
   const OptimizerConfig& o = run.train.optimizer;
   MemberSettings settings;

@@ -53,6 +53,8 @@ MemberState read_best(RunStore& store, const Member& member);
 MemberState with_weights_of(RunStore& store, const std::string& source, MemberState fresh);
 
 CohortShape shape_of(const RunConfig& run);
+/// The device with the precision that the run asks for; the CPU always computes fp32.
+ComputeDevice computing(const RunConfig& run, ComputeDevice device);
 MemberSettings settings_of(const RunConfig& run);
 
 }  // namespace statelab

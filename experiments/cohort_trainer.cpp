@@ -42,7 +42,8 @@ struct CohortTrainer::Impl {
   std::vector<Member> members;  // those that are not final, in the order of the cohort
   RunConfig config;             // of the first member: what all share
   std::vector<int64_t> stage_ends;
-  int64_t total = 0, rows_every = 0;
+  int64_t total = 0, rows_every = 0, reads_every = kReadInterval;
+  int64_t memory_bytes = 0;
   int started = 0, diverged = 0;
   std::unique_ptr<TrainData> data;
   std::unique_ptr<TrainCohort> cohort;
@@ -80,13 +81,16 @@ std::unique_ptr<TrainCohort> CohortTrainer::Impl::build(std::vector<MemberState>
   cohort.reset();  // before the next one takes its memory
   data = std::make_unique<TrainData>(task_of(config), config.train.curriculum, seeds);
   std::unique_ptr<TrainCohort> built;
-  const int64_t available = available_memory_bytes();
+  const ComputeDevice device = computing(config, options.device);
+  const int64_t available = device.is_cuda() ? 0 : available_memory_bytes();
   try {
-    built = std::make_unique<TrainCohort>(shape_of(config), settings, *data, options.threads);
-  } catch (const std::bad_alloc&) {
+    built = std::make_unique<TrainCohort>(shape_of(config), settings, *data, device);
+  } catch (const std::bad_alloc& e) {
     throw CohortTooLarge("a cohort of " + std::to_string(members.size()) +
-                         " does not fit into memory");
+                         " does not fit into memory" +
+                         (device.is_cuda() ? std::string(": ") + e.what() : ""));
   }
+  memory_bytes = std::max(memory_bytes, built->arena_bytes());
   if (members.size() > 1 && available > 0 && built->arena_bytes() > available / 2) {
     throw CohortTooLarge("a cohort of " + std::to_string(members.size()) + " needs " +
                          std::to_string(built->arena_bytes() >> 20) +
@@ -107,6 +111,7 @@ void CohortTrainer::Impl::take_up(std::vector<ClaimedRun> runs) {
   config = members[0].config;
   total = total_steps(config);
   rows_every = row_interval(total);
+  if (options.device.is_cuda()) reads_every = rows_every;
   for (int64_t end = 0; const StageConfig& stage : config.train.curriculum)
     stage_ends.push_back(end += stage.steps);
   started = static_cast<int>(members.size());
@@ -125,7 +130,7 @@ void CohortTrainer::Impl::take_up(std::vector<ClaimedRun> runs) {
 // ---- training
 
 int64_t CohortTrainer::Impl::next_read_point(int64_t step) const {
-  int64_t next = (step / kReadInterval + 1) * kReadInterval;
+  int64_t next = (step / reads_every + 1) * reads_every;
   if (config.eval.every > 0)
     next = std::min(next, (step / config.eval.every + 1) * config.eval.every);
   for (const int64_t end : stage_ends) {
@@ -148,9 +153,10 @@ bool CohortTrainer::Impl::ended(const Member& member) const {
 
 void CohortTrainer::Impl::read_metrics(int64_t steps) {
   const int64_t step = cohort->step();
+  const std::vector<TrainMetrics> all = cohort->read_metrics();
   for (size_t i = 0; i < members.size(); ++i) {
     Member& m = members[i];
-    const TrainMetrics metrics = cohort->read_metrics(static_cast<int>(i));
+    const TrainMetrics& metrics = all[i];
     m.window.add(metrics, steps);
     m.accuracy = metrics.accuracy;
     m.diverged_at = metrics.diverged_at;
@@ -172,7 +178,7 @@ void CohortTrainer::Impl::validate() {
   if (scored.empty()) return;
   for (const MemberState& state : states) weights.push_back(&state);
   const auto rows = evaluate_members(config, weights, Stream::kValidation,
-                                     evaluated_lengths(config.eval), options.threads);
+                                     evaluated_lengths(config.eval), options.device);
   for (size_t i = 0; i < scored.size(); ++i) {
     Member& m = *scored[i];
     m.validation = rows[i];
@@ -251,7 +257,7 @@ void CohortTrainer::Impl::finish_ended(const std::function<void(const FinishedRu
   std::vector<std::vector<EvaluationRecord>> rows;
   if (!weights.empty()) {
     rows = evaluate_members(config, weights, Stream::kTest, evaluated_lengths(config.eval),
-                            options.threads);
+                            options.device);
   }
   failpoint("cohort.after_test");
   std::vector<MemberCommit> commits;
@@ -344,7 +350,18 @@ CohortTrainer::CohortTrainer(RunStore& store, std::string owner, int64_t executi
 }
 CohortTrainer::~CohortTrainer() = default;
 
+int64_t CohortTrainer::memory_bytes() const { return impl_->memory_bytes; }
+
 bool CohortTrainer::run() {
+  try {
+    return train();
+  } catch (const std::bad_alloc& e) {  // an evaluation, or a stage with longer sequences
+    throw CohortTooLarge("a cohort of " + std::to_string(impl_->members.size()) +
+                         " ran out of memory: " + e.what());
+  }
+}
+
+bool CohortTrainer::train() {
   Impl& self = *impl_;
   self.progress.on_cohort_start(self.report());
   while (true) {

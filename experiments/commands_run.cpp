@@ -8,13 +8,16 @@
 #include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "experiments/cohort_trainer.h"
 #include "experiments/commands.h"
 #include "experiments/device.h"
+#include "experiments/evaluation.h"
 #include "experiments/runner.h"
 #include "experiments/stop_signal.h"
 #include "experiments/sweep.h"
+#include "kernels/error.h"
 #include "reports/comparison.h"
 #include "store/run_store.h"
 
@@ -122,6 +125,32 @@ int dry_run(const std::vector<SweepConfig>& sweeps, const Arguments& arguments) 
   return kExitOk;
 }
 
+/// The devices that --device names. Where a run has a shape that a CUDA device cannot compute, the sweeps go to the CPU, unless
+/// the device was asked for by name. Errors: UsageError, MissingFeature; nothing is written before.
+std::vector<ComputeDevice> devices_for(const std::vector<SweepConfig>& sweeps,
+                                       const Arguments& arguments) {
+  const std::string word = arguments.get("--device", "auto");
+  const int threads = thread_count(arguments);
+  std::vector<ComputeDevice> devices = compute_devices(word, threads);
+  if (!devices[0].is_cuda()) return devices;
+  std::set<std::string> seen;
+  for (const SweepConfig& sweep : sweeps) {
+    for (size_t i = 0; i < sweep.runs.size(); ++i) {
+      if (!seen.insert(shape_key(sweep.runs[i])).second) continue;
+      try {
+        check_computable(sweep.runs[i], devices[0]);
+      } catch (const UnsupportedOp& e) {
+        const std::string text = sweep.run_names[i] + ": " + e.what();
+        if (word != "auto")
+          throw MissingFeature("--device " + word + ": " + text + "; use --device cpu");
+        fmt::print(stderr, "statelab: computing on the CPU: {}\n", text);
+        return {threads};
+      }
+    }
+  }
+  return devices;
+}
+
 Table comparison(const std::string& database, const SweepConfig& sweep) {
   Database db(database, Database::Access::kReadOnly);
   CompareOptions options;
@@ -133,11 +162,13 @@ Table comparison(const std::string& database, const SweepConfig& sweep) {
 /// Computes all sweeps, one after the other, and prints their tables. Returns the worst exit code.
 int compute(const std::vector<SweepConfig>& sweeps, const std::vector<std::string>& overrides,
             const std::string& database, const Arguments& arguments) {
+  const std::vector<ComputeDevice> devices = devices_for(sweeps, arguments);
   const auto start = std::chrono::steady_clock::now();
   const auto progress = terminal_progress(stderr, progress_mode(arguments));
   RunnerOptions options;
   options.database = database;
   options.threads = thread_count(arguments);
+  options.devices = devices;
   options.max_members = static_cast<int>(arguments.integer("--max-members", 0, 1, 4096));
   options.checkpoint_seconds =
       static_cast<double>(arguments.integer("--checkpoint-seconds", 30, 1, 86400));
@@ -201,7 +232,7 @@ int run(const Arguments& arguments) {
         "run: --rerun computes everything again, --restart what was begun elsewhere: choose one");
   }
   if (arguments.has("--time-limit")) duration(arguments.get("--time-limit"));
-  training_backend(arguments.get("--device", "auto"));
+  if (arguments.has("--device")) compute_devices(arguments.get("--device"), 1);
   const auto sweeps = load_sweeps(files, overrides);
   print_warnings(sweeps);
   if (arguments.has("--dry-run")) return dry_run(sweeps, arguments);
@@ -223,7 +254,6 @@ fs::path home_folder() {
 }
 
 int quickstart(const Arguments& arguments) {
-  training_backend(arguments.get("--device", "auto"));
   const fs::path home = home_folder();
   const auto sweeps =
       load_sweeps({(home / "experiments/configs/quickstart/sweep.yaml").string()}, arguments.words);
@@ -235,7 +265,9 @@ int quickstart(const Arguments& arguments) {
 }  // namespace
 
 std::vector<Command> run_commands() {
-  const CommandOption device{"--device", "D", "auto (default), cpu, cuda or cuda:INDEX"};
+  const CommandOption device{"--device", "D",
+                             "auto (default: the GPUs, else the CPU), cpu, cuda or "
+                             "cuda:INDEX"};
   const CommandOption progress{"--progress",
                                "",
                                "what standard error shows, auto by default",

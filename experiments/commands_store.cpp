@@ -9,6 +9,7 @@
 #include "experiments/device.h"
 #include "experiments/evaluation.h"
 #include "experiments/run_check.h"
+#include "kernels/error.h"
 #include "models/checkpoint.h"
 #include "reports/run_list.h"
 #include "reports/run_lookup.h"
@@ -41,7 +42,8 @@ CheckpointRecord checkpoint_of(RunStore& store, const std::string& id, const Arg
 }
 
 int eval(const Arguments& arguments) {
-  training_backend(arguments.get("--device", "auto"));
+  const ComputeDevice device =
+      compute_devices(arguments.get("--device", "auto"), thread_count(arguments))[0];
   RunStore store(existing_database(arguments), Database::Access::kReadWrite);
   const std::string id = found_run(store.database(), arguments.words[0]);
   if (!arguments.has("--lengths"))
@@ -63,8 +65,17 @@ int eval(const Arguments& arguments) {
   const CheckpointRecord checkpoint = checkpoint_of(store, id, arguments);
   const MemberState state = from_safetensors(store.read_checkpoint(checkpoint));
   const MemberState* weights[] = {&state};
-  auto rows = evaluate_members(run, weights, Stream::kTest, evaluated_lengths(run.eval),
-                               thread_count(arguments))[0];
+  const auto lengths = evaluated_lengths(run.eval);
+  std::vector<EvaluationRecord> rows;
+  try {
+    rows = evaluate_members(run, weights, Stream::kTest, lengths, device)[0];
+  } catch (const UnsupportedOp& e) {
+    if (arguments.get("--device", "auto") != "auto") {
+      throw MissingFeature(fmt::format("{}: {}; use --device cpu", device_text(device), e.what()));
+    }
+    fmt::print(stderr, "statelab: computing on the CPU: {}\n", e.what());
+    rows = evaluate_members(run, weights, Stream::kTest, lengths, thread_count(arguments))[0];
+  }
   Table table;
   table.key = "eval";
   table.title = fmt::format("run {} at step {}, {} samples each", id.substr(0, 12), checkpoint.step,

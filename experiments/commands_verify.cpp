@@ -48,7 +48,8 @@ int verify(const Arguments& arguments) {
   fmt::print("{}\n", arguments.has("--json") ? to_json(report) : to_text(report));
   if (!arguments.has("--no-record")) {
     RunStore store(database_path(arguments));
-    const int64_t execution = store.begin_execution(cpu_execution(options.threads, command_line()));
+    const int64_t execution =
+        store.begin_execution(execution_record(options.threads, command_line()));
     store.add_verifications(execution, records_of(report));
     store.end_execution(execution, report.passed() ? "passed" : "failed", peak_memory_bytes());
   }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "experiments/run_config.h"
@@ -20,6 +21,7 @@ class TrainData final : public DataSource {
             std::vector<uint32_t> seeds);
   void draw(int member, uint32_t step, uint32_t sample, std::span<int32_t> tokens,
             std::span<int32_t> targets) const override;
+  std::unique_ptr<CudaDraw> cuda_draw(int device, std::optional<uint32_t> data_step) const override;
 
  private:
   std::shared_ptr<const Task> task_;
@@ -33,6 +35,7 @@ class EvalData final : public DataSource {
   EvalData(std::shared_ptr<const Task> task, RngKey key, LengthRange lengths);
   void draw(int member, uint32_t step, uint32_t sample, std::span<int32_t> tokens,
             std::span<int32_t> targets) const override;
+  std::unique_ptr<CudaDraw> cuda_draw(int device, std::optional<uint32_t> data_step) const override;
   /// The Philox step word of these lengths: samples of different lengths share no random bits, and asking for one more
   /// length leaves the others' samples alone.
   uint32_t data_step() const;

@@ -151,7 +151,7 @@ Finding write_ahead_log(const fs::path& folder) {
 std::vector<Finding> gpus() {
   std::vector<Finding> out;
   std::string reason;
-  const auto devices = cuda_devices(&reason);
+  const auto& devices = machine_cuda_devices(&reason);
   if (!built_with_cuda()) {
     out.push_back({"cuda", State::kNote, "this build has no CUDA part",
                    "with a GPU and nvcc: configure with -DSTATELAB_CUDA=ON"});
@@ -173,6 +173,11 @@ std::vector<Finding> gpus() {
       f.text += ": " + d.problem;
       f.remedy = "configure with -DCMAKE_CUDA_ARCHITECTURES=" +
                  std::to_string(d.compute_major * 10 + d.compute_minor) + ", or update the driver";
+    } else if (const std::string why = obstacle(d); !why.empty()) {
+      f.state = State::kNote;
+      f.text += "; runs do not train on it: " + why;
+    } else {
+      f.text += "; runs train on it unless --device says otherwise";
     }
     out.push_back(std::move(f));
   }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <string>
 
+#include "experiments/cohort_member.h"
 #include "experiments/data_source.h"
 #include "experiments/run_check.h"
 #include "models/cohort.h"
@@ -11,6 +12,16 @@ namespace statelab {
 namespace {
 
 constexpr int kTokensPerPass = 16384;  // bounds the memory of a pass; no result depends on it
+
+EvalShape shape_of(const RunConfig& run, const Task& task, LengthRange lengths) {
+  EvalShape shape;
+  shape.model = run.model;
+  shape.seqlen = task.seqlen(lengths.max);
+  shape.batch = std::clamp(kTokensPerPass / shape.seqlen, 1, 256);
+  shape.legal_begin = task.legal_begin();
+  shape.legal_end = task.legal_end();
+  return shape;
+}
 
 EvaluationRecord record_of(const EvalCounts& counts, const RunConfig& run, const Task& task,
                            Stream stream, LengthRange lengths, int64_t step) {
@@ -58,24 +69,26 @@ LengthRange selecting_length(const EvalConfig& eval) {
 
 std::vector<std::vector<EvaluationRecord>> evaluate_members(
     const RunConfig& run, std::span<const MemberState* const> weights, Stream stream,
-    std::span<const LengthRange> lengths, int threads) {
+    std::span<const LengthRange> lengths, const ComputeDevice& device) {
   const std::shared_ptr<const Task> task = task_of(run);
   std::vector<std::vector<EvaluationRecord>> rows(weights.size());
   for (const LengthRange range : lengths) {
     const EvalData data(task, {run.eval.seed, stream}, range);
-    EvalShape shape;
-    shape.model = run.model;
-    shape.seqlen = task->seqlen(range.max);
-    shape.batch = std::clamp(kTokensPerPass / shape.seqlen, 1, 256);
-    shape.legal_begin = task->legal_begin();
-    shape.legal_end = task->legal_end();
     const std::vector<EvalCounts> counts =
-        evaluate(shape, weights, data, data.data_step(), run.eval.samples, threads);
+        evaluate(shape_of(run, *task, range), weights, data, data.data_step(), run.eval.samples,
+                 computing(run, device));
     for (size_t m = 0; m < weights.size(); ++m) {
       rows[m].push_back(record_of(counts[m], run, *task, stream, range, weights[m]->step));
     }
   }
   return rows;
+}
+
+void check_computable(const RunConfig& run, const ComputeDevice& device) {
+  cohort_bytes(shape_of(run), 1, device);
+  const std::shared_ptr<const Task> task = task_of(run);
+  for (const LengthRange range : evaluated_lengths(run.eval))
+    check_evaluation(shape_of(run, *task, range), device);
 }
 
 }  // namespace statelab

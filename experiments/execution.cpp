@@ -4,6 +4,8 @@
 #include <unistd.h>
 
 #include <fstream>
+#include <nlohmann/json.hpp>
+#include <stdexcept>
 #include <string_view>
 
 #include "experiments/build_info.h"
@@ -40,7 +42,26 @@ int64_t available_memory_bytes() {
   return kilobytes.empty() ? 0 : std::stoll(kilobytes) * 1024;
 }
 
-ExecutionRecord cpu_execution(int threads, const std::string& command_line) {
+const std::vector<CudaDevice>& machine_cuda_devices(std::string* reason) {
+  struct Answer {
+    std::string reason;
+    std::vector<CudaDevice> devices = cuda_devices(&reason);
+  };
+  static const Answer answer{};
+  if (reason != nullptr) *reason = answer.reason;
+  return answer.devices;
+}
+
+std::string obstacle(const CudaDevice& device) {
+  if (!device.problem.empty()) return device.problem;
+  if (device.compute_major < 8) {
+    return "its compute capability is " + std::to_string(device.compute_major) + "." +
+           std::to_string(device.compute_minor) + ", the kernels need 8.0 or newer";
+  }
+  return "";
+}
+
+ExecutionRecord execution_record(const ComputeDevice& device, const std::string& command_line) {
   char host[256] = "";
   gethostname(host, sizeof host - 1);
   const BuildInfo& build = build_info();
@@ -53,7 +74,20 @@ ExecutionRecord cpu_execution(int threads, const std::string& command_line) {
   record.host = host;
   record.pid = getpid();
   record.precision = "fp32";
-  record.threads = threads;
+  record.threads = device.threads;
+  if (!device.is_cuda()) return record;
+  const auto& devices = machine_cuda_devices();
+  const auto index = static_cast<size_t>(device.index);
+  if (index >= devices.size())
+    throw std::logic_error("no CUDA device " + std::to_string(device.index));
+  const CudaDevice& here = devices[index];
+  record.origin.backend = "cuda";
+  record.origin.device = here.name;
+  auto libraries = nlohmann::ordered_json::parse(record.libraries);
+  libraries["cuda_runtime"] = cuda_version_text(here.runtime_version);
+  libraries["cuda_driver"] = cuda_version_text(here.driver_version);
+  record.libraries = libraries.dump();
+  record.precision = precision_name(device.precision);
   return record;
 }
 

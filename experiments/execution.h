@@ -3,13 +3,22 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
+#include "kernels/cuda/device.h"
+#include "models/backend.h"
 #include "store/records.h"
 
 namespace statelab {
 
-/// Of this process on the CPU backend: build, commit, libraries, processor model, host, pid.
-ExecutionRecord cpu_execution(int threads, const std::string& command_line);
+/// Of this process on this device: build, commit, libraries, device model, host, pid, precision.
+ExecutionRecord execution_record(const ComputeDevice& device, const std::string& command_line);
+
+/// The CUDA devices of this machine, asked once per process; see cuda_devices().
+const std::vector<CudaDevice>& machine_cuda_devices(std::string* reason = nullptr);
+
+/// Why runs do not compute on this device, "" when they do.
+std::string obstacle(const CudaDevice& device);
 
 /// "AMD EPYC 9654 96-Core Processor"; "unknown processor" where the system does not tell.
 std::string processor_name();

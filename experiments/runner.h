@@ -14,6 +14,7 @@
 
 #include "experiments/progress.h"
 #include "experiments/run_config.h"
+#include "models/backend.h"
 #include "store/records.h"
 
 namespace statelab {
@@ -25,9 +26,10 @@ struct NamedRun {
 
 struct RunnerOptions {
   std::filesystem::path database = "statelab.db";
-  int threads = 1;
-  int max_members =
-      0;  ///< runs per cohort; 0 = as many as keep the threads busy. No number depends on it
+  int threads = 1;                     ///< of the CPU, where `devices` is empty
+  std::vector<ComputeDevice> devices;  ///< of one model, one worker thread each; empty = the CPU
+  int max_members = 0;  ///< runs per cohort; 0 = as many as keep the device busy and fit into its
+                        ///< memory. No number depends on it
   double checkpoint_seconds = 30;
   double lease_seconds = 60;
   std::optional<double> time_limit;  ///< seconds, from the start of run_all()
@@ -59,7 +61,8 @@ int exit_code(const RunnerResult& result);
 /// Adds missing runs, then claims and trains cohorts until nothing is left, a signal or the time limit comes, or, with
 /// fail_fast, a cohort fails. A failing cohort's error is stored with its runs and the others go on; runs that failed in
 /// an earlier call are tried again. Waits for runs that other processes hold.
-/// Errors: ResumeRefused before anything is computed; StoreError.
+/// Every device takes cohorts from the same list; `progress` is called by one thread at a time.
+/// Errors: ResumeRefused before anything is computed; StoreError; CudaError when a device stopped working.
 RunnerResult run_all(std::span<const NamedRun> runs, const std::optional<SweepRecord>& sweep,
                      const RunnerOptions& options, ProgressSink& progress);
 

@@ -1,6 +1,7 @@
 #include "models/cohort.h"
 
 #include <algorithm>
+#include <set>
 #include <stdexcept>
 
 #include "models/model.h"
@@ -47,80 +48,106 @@ void check(const CohortShape& shape, size_t members) {
 
 const std::string kExpAvg = ".exp_avg", kExpAvgSq = ".exp_avg_sq";
 
+/// The training step of one bucket: draw, forward, loss, backward, clip, schedule, AdamW, metrics.
+Graph training_step(const CohortShape& shape, int seqlen, const ComputeDevice& device) {
+  Graph g;
+  const ValueId step = g.state("step", DType::kInt32, {1});
+  const ValueId optimizer_step = g.state("optimizer_step", DType::kInt32, {1});
+  const ValueId settings = g.state("settings", DType::kFloat64, {kSettings});
+  const ValueId diverged_at = g.state("diverged_at", DType::kInt32, {1});
+  const ValueId window = g.state("window", DType::kFloat64, {kWindows});
+  const ForwardGraph f =
+      build_forward(g, computed_on(device, shape.model), step, shape.batch, seqlen);
+  const std::vector<ValueId> grads = add_gradients(g, f.loss, f.parameters);
+  const ValueId norm = g.apply1(Op::kGlobalNorm, {}, grads);
+  const ValueId lr = g.apply1(Op::kSchedule, schedule_attrs(shape), {step, settings});
+  g.apply(Op::kGuard, {}, {f.loss, norm, step, diverged_at});
+  AdamWAttrs adamw;
+  std::vector<ValueId> operands = {norm, lr, optimizer_step, settings, diverged_at};
+  const std::vector<ParameterSpec> specs = parameter_specs(shape.model);
+  for (size_t i = 0; i < specs.size(); ++i) {
+    adamw.decays.push_back(specs[i].decays);
+    operands.push_back(f.parameters[i]);
+    operands.push_back(g.state(specs[i].name + kExpAvg, DType::kReal, specs[i].shape));
+    operands.push_back(g.state(specs[i].name + kExpAvgSq, DType::kReal, specs[i].shape));
+    operands.push_back(grads[i]);
+  }
+  g.apply(Op::kAdamW, adamw, operands);
+  g.apply(Op::kMetrics, {}, {f.loss, f.accuracy, norm, lr, diverged_at, window});
+  g.apply(Op::kAdvance, {}, {step, optimizer_step});
+  return g;
+}
+
+TrainMetrics metrics_of(const std::vector<double>& window, int64_t step, int64_t diverged_at) {
+  TrainMetrics out;
+  out.step = step;
+  out.diverged_at = diverged_at;
+  const double n = std::max(window[kWindowSteps], 1.0);
+  out.loss = window[kWindowLoss] / n;
+  out.accuracy = window[kWindowAccuracy] / n;
+  out.grad_norm = window[kWindowNorm] / n;
+  out.lr = window[kWindowLr];
+  return out;
+}
+
 }  // namespace
 
 struct TrainCohort::Impl {
   CohortShape shape;
   std::vector<ParameterSpec> specs;
   const DataSource* data;
-  ThreadPool pool;
+  Backend backend;
   MemberStore store;
-  std::unique_ptr<CpuProgram<float>> program;
+  std::unique_ptr<Program> program;
   int program_seqlen = 0;
   int64_t total = 0;
+  int64_t step = 0;  // the device's own counter is the members' state "step"
 
   Impl(const CohortShape& s, std::span<const MemberSettings> members, const DataSource& source,
-       int threads)
+       const ComputeDevice& device)
       : shape(s),
         data(&source),
-        pool(std::max(threads, 1)),
-        store(static_cast<int>(members.size()), sizeof(float)) {
+        backend(device),
+        store(static_cast<int>(members.size()), sizeof(float), backend.stream()) {
     check(shape, members.size());
     specs = parameter_specs(shape.model);
     for (const StageShape& stage : shape.stages) total += stage.steps;
     build(shape.stages[0].seqlen);
     for (size_t m = 0; m < members.size(); ++m) {
       const int member = static_cast<int>(m);
-      double* row = store.data<double>("settings", member);
+      std::vector<double> row(kSettings);
       row[kSettingLr] = members[m].lr;
       row[kSettingBeta1] = members[m].beta1;
       row[kSettingBeta2] = members[m].beta2;
       row[kSettingEps] = members[m].eps;
       row[kSettingWeightDecay] = members[m].weight_decay;
       row[kSettingClipNorm] = members[m].clip_norm;
-      *store.data<int32_t>("diverged_at", member) = -1;
+      store.write<double>("settings", member, row);
+      write_counter("diverged_at", member, -1);
       for (const ParameterSpec& spec : specs) {
         const std::vector<double> values = initial_values(spec, shape.model, members[m].init_seed);
-        std::copy(values.begin(), values.end(), store.data<float>(spec.name, member));
+        store.write<float>(spec.name, member, std::vector<float>(values.begin(), values.end()));
       }
     }
   }
 
-  /// The training step of one bucket: draw, forward, loss, backward, clip, schedule, AdamW, metrics.
+  void write_counter(const char* name, int member, int64_t value) {
+    const auto narrow = static_cast<int32_t>(value);
+    store.write<int32_t>(name, member, {&narrow, 1});
+  }
+
   void build(int seqlen) {
     if (seqlen == program_seqlen) return;
     program.reset();  // its arena, before the next one
-    Graph g;
-    const ValueId step = g.state("step", DType::kInt32, {1});
-    const ValueId optimizer_step = g.state("optimizer_step", DType::kInt32, {1});
-    const ValueId settings = g.state("settings", DType::kFloat64, {kSettings});
-    const ValueId diverged_at = g.state("diverged_at", DType::kInt32, {1});
-    const ValueId window = g.state("window", DType::kFloat64, {kWindows});
-    const ForwardGraph f = build_forward(g, shape.model, step, shape.batch, seqlen);
-    const std::vector<ValueId> grads = add_gradients(g, f.loss, f.parameters);
-    const ValueId norm = g.apply1(Op::kGlobalNorm, {}, grads);
-    const ValueId lr = g.apply1(Op::kSchedule, schedule_attrs(shape), {step, settings});
-    g.apply(Op::kGuard, {}, {f.loss, norm, step, diverged_at});
-    AdamWAttrs adamw;
-    std::vector<ValueId> operands = {norm, lr, optimizer_step, settings, diverged_at};
-    for (size_t i = 0; i < specs.size(); ++i) {
-      adamw.decays.push_back(specs[i].decays);
-      operands.push_back(f.parameters[i]);
-      operands.push_back(g.state(specs[i].name + kExpAvg, DType::kReal, specs[i].shape));
-      operands.push_back(g.state(specs[i].name + kExpAvgSq, DType::kReal, specs[i].shape));
-      operands.push_back(grads[i]);
-    }
-    g.apply(Op::kAdamW, adamw, operands);
-    g.apply(Op::kMetrics, {}, {f.loss, f.accuracy, norm, lr, diverged_at, window});
-    g.apply(Op::kAdvance, {}, {step, optimizer_step});
-    program = std::make_unique<CpuProgram<float>>(g, store, pool, std::vector<ValueId>{});
+    program_seqlen = 0;
+    const ComputeDevice& device = backend.device();
+    program = make_program<float>(training_step(shape, seqlen, device), store, backend, {});
     program->set_draw(
         [this](int member, uint32_t at, uint32_t sample, std::span<int32_t> tokens,
-               std::span<int32_t> targets) { data->draw(member, at, sample, tokens, targets); });
+               std::span<int32_t> targets) { data->draw(member, at, sample, tokens, targets); },
+        device.is_cuda() ? data->cuda_draw(device.index, std::nullopt) : nullptr);
     program_seqlen = seqlen;
   }
-
-  int64_t step() const { return *store.data<int32_t>("step", 0); }
 
   /// Stage that contains `at`, and the step it ends at.
   std::pair<size_t, int64_t> stage_at(int64_t at) const {
@@ -139,30 +166,23 @@ struct TrainCohort::Impl {
   }
 
   void reset_optimizer() {
-    for (int m = 0; m < store.members(); ++m) {
-      *store.data<int32_t>("optimizer_step", m) = 0;
-      for (const ParameterSpec& spec : specs) {
-        for (const std::string& suffix : {kExpAvg, kExpAvgSq}) {
-          float* p = store.data<float>(spec.name + suffix, m);
-          std::fill(p, p + spec.shape.size(), 0.0f);
-        }
-      }
+    store.clear("optimizer_step");
+    for (const ParameterSpec& spec : specs) {
+      store.clear(spec.name + kExpAvg);
+      store.clear(spec.name + kExpAvgSq);
     }
-  }
-
-  void clear_window(int member) {
-    std::fill_n(store.data<double>("window", member), static_cast<int>(kWindows), 0.0);
   }
 };
 
 TrainCohort::TrainCohort(const CohortShape& shape, std::span<const MemberSettings> members,
-                         const DataSource& data, int threads)
-    : impl_(std::make_unique<Impl>(shape, members, data, threads)) {}
+                         const DataSource& data, const ComputeDevice& device)
+    : impl_(std::make_unique<Impl>(shape, members, data, device)) {}
 TrainCohort::~TrainCohort() = default;
 TrainCohort::TrainCohort(TrainCohort&&) noexcept = default;
 
 int TrainCohort::members() const { return impl_->store.members(); }
-int64_t TrainCohort::step() const { return impl_->step(); }
+int64_t TrainCohort::step() const { return impl_->step; }
+void TrainCohort::synchronize() { impl_->backend.synchronize(); }
 int64_t TrainCohort::total_steps() const { return impl_->total; }
 int64_t TrainCohort::parameter_count() const {
   return statelab::parameter_count(impl_->shape.model);
@@ -194,32 +214,27 @@ void TrainCohort::restore(std::span<const MemberState> states) {
   impl_->build(impl_->shape.stages[impl_->stage_at(states[0].step).first].seqlen);
   for (int m = 0; m < members(); ++m) {
     const MemberState& s = states[static_cast<size_t>(m)];
-    *impl_->store.data<int32_t>("step", m) = static_cast<int32_t>(s.step);
-    *impl_->store.data<int32_t>("optimizer_step", m) =
-        static_cast<int32_t>(impl_->optimizer_step_at(s.step));
-    *impl_->store.data<int32_t>("diverged_at", m) = static_cast<int32_t>(s.diverged_at);
+    impl_->write_counter("step", m, s.step);
+    impl_->write_counter("optimizer_step", m, impl_->optimizer_step_at(s.step));
+    impl_->write_counter("diverged_at", m, s.diverged_at);
     for (size_t i = 0; i < impl_->specs.size(); ++i) {
       const std::string& name = impl_->specs[i].name;
-      std::copy(s.weights[i].data.begin(), s.weights[i].data.end(),
-                impl_->store.data<float>(name, m));
-      std::copy(s.exp_avg[i].data.begin(), s.exp_avg[i].data.end(),
-                impl_->store.data<float>(name + kExpAvg, m));
-      std::copy(s.exp_avg_sq[i].data.begin(), s.exp_avg_sq[i].data.end(),
-                impl_->store.data<float>(name + kExpAvgSq, m));
+      impl_->store.write<float>(name, m, s.weights[i].data);
+      impl_->store.write<float>(name + kExpAvg, m, s.exp_avg[i].data);
+      impl_->store.write<float>(name + kExpAvgSq, m, s.exp_avg_sq[i].data);
     }
-    impl_->clear_window(m);
   }
+  impl_->store.clear("window");
+  impl_->step = states[0].step;
 }
 
 MemberState TrainCohort::snapshot(int member) const {
   MemberState s;
   s.step = step();
-  s.diverged_at = *impl_->store.data<int32_t>("diverged_at", member);
+  s.diverged_at = impl_->store.read<int32_t>("diverged_at", member)[0];
   for (const ParameterSpec& spec : impl_->specs) {
     auto array = [&](const std::string& key) {
-      const float* p = impl_->store.data<float>(key, member);
-      return NamedTensor{spec.name, spec.shape.extents(),
-                         std::vector<float>(p, p + spec.shape.size())};
+      return NamedTensor{spec.name, spec.shape.extents(), impl_->store.read<float>(key, member)};
     };
     s.weights.push_back(array(spec.name));
     s.exp_avg.push_back(array(spec.name + kExpAvg));
@@ -237,22 +252,46 @@ void TrainCohort::run(int64_t steps) {
     if (impl_->shape.schedule.reset_optimizer && at > 0 &&
         at == stage_end - impl_->shape.stages[stage].steps)
       impl_->reset_optimizer();
-    for (int64_t i = at; i < std::min(end, stage_end); ++i) impl_->program->run();
+    const int64_t count = std::min(end, stage_end) - at;
+    impl_->program->run(count);
+    impl_->step += count;
   }
 }
 
 TrainMetrics TrainCohort::read_metrics(int member) {
-  const double* w = impl_->store.data<double>("window", member);
-  TrainMetrics out;
-  out.step = step();
-  out.diverged_at = *impl_->store.data<int32_t>("diverged_at", member);
-  const double n = std::max(w[kWindowSteps], 1.0);
-  out.loss = w[kWindowLoss] / n;
-  out.accuracy = w[kWindowAccuracy] / n;
-  out.grad_norm = w[kWindowNorm] / n;
-  out.lr = w[kWindowLr];
-  impl_->clear_window(member);
+  MemberStore& store = impl_->store;
+  const TrainMetrics out = metrics_of(store.read<double>("window", member), step(),
+                                      store.read<int32_t>("diverged_at", member)[0]);
+  store.clear("window", member);
   return out;
+}
+
+std::vector<TrainMetrics> TrainCohort::read_metrics() {
+  MemberStore& store = impl_->store;
+  const auto windows = store.read_members<double>("window");
+  const auto diverged_at = store.read_members<int32_t>("diverged_at");
+  store.clear("window");
+  std::vector<TrainMetrics> out;
+  for (size_t m = 0; m < windows.size(); ++m)
+    out.push_back(metrics_of(windows[m], step(), diverged_at[m][0]));
+  return out;
+}
+
+int64_t cohort_bytes(const CohortShape& shape, int members, const ComputeDevice& device) {
+  check(shape, static_cast<size_t>(std::max(members, 0)));
+  int64_t largest = 0, states = 0;
+  std::set<int> lengths;
+  for (const StageShape& stage : shape.stages) lengths.insert(stage.seqlen);
+  for (const int seqlen : lengths) {
+    const Graph graph = training_step(shape, seqlen, device);
+    largest = std::max(largest, planned_arena_bytes(graph, {}, members, device));
+    states = 0;  // the same in every stage
+    for (const GraphValue& value : graph.values()) {
+      if (value.role != Role::kTemporary)
+        states += MemberStore::entry_bytes(value.type, members, sizeof(float));
+    }
+  }
+  return largest + states;
 }
 
 }  // namespace statelab

@@ -1,15 +1,18 @@
 // A cohort: M runs of one shape that train as one program. One run is a cohort of one.
 //
 // Nothing a member computes depends on who its neighbours are, on how many threads work, or on where training was
-// interrupted: the same settings give the same bits.
+// interrupted: the same settings give the same bits on the same kind of device.
 #pragma once
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "kernels/cuda/kernel.h"
+#include "models/backend.h"
 #include "models/checkpoint.h"
 #include "models/model_config.h"
 
@@ -23,6 +26,14 @@ class DataSource {
   /// `step` and `sample` are the Philox counter words of the data stream.
   virtual void draw(int member, uint32_t step, uint32_t sample, std::span<int32_t> tokens,
                     std::span<int32_t> targets) const = 0;
+  /// The same rows drawn by a CUDA device for all members, or null where only draw() can: training and evaluation then wait
+  /// for this machine in every step. It reads the step from the device's memory: without `data_step` that is draw()'s `step`
+  /// and the row its `sample`; with it, the state counts passes of `batch` rows, `data_step` is draw()'s `step` and
+  /// pass * batch + row its `sample`.
+  virtual std::unique_ptr<CudaDraw> cuda_draw(int /*device*/,
+                                              std::optional<uint32_t> /*data_step*/) const {
+    return nullptr;
+  }
 };
 
 struct ScheduleConfig {
@@ -67,18 +78,19 @@ struct TrainMetrics {
   int64_t diverged_at = -1;
 };
 
-/// Trains the members of one cohort on the CPU in float.
-/// Errors: std::invalid_argument while it is built, never later.
+/// Trains the members of one cohort in float.
+/// Errors: while it is built std::invalid_argument, UnsupportedOp for a shape that the device cannot compute, and
+///         std::bad_alloc (CudaOutOfMemory). Later only CudaError, by the first call that waits for the device.
 class TrainCohort {
  public:
   /// Weights are drawn from each member's init_seed. `data` must outlive the cohort.
   TrainCohort(const CohortShape& shape, std::span<const MemberSettings> members,
-              const DataSource& data, int threads);
+              const DataSource& data, const ComputeDevice& device);
   ~TrainCohort();
   TrainCohort(TrainCohort&&) noexcept;
 
   int members() const;
-  int64_t step() const;             ///< steps done; the same for all members
+  int64_t step() const;             ///< steps done or under way; the same for all members
   int64_t total_steps() const;      ///< over all stages
   int64_t parameter_count() const;  ///< of one member
 
@@ -87,11 +99,16 @@ class TrainCohort {
   MemberState snapshot(int member) const;
 
   /// Advances by at most `steps` and never past total_steps(). A member whose loss or gradient is not finite is frozen
-  /// at its last finite weights; the others go on with unchanged bits.
+  /// at its last finite weights; the others go on with unchanged bits. On a CUDA device that draws its own data this
+  /// returns before the steps are done; what reads waits for them.
   void run(int64_t steps);
+  /// Waits for all steps so far.
+  void synchronize();
 
   /// Metrics since the last call (or since construction / restore) for one member, and starts a new window.
   TrainMetrics read_metrics(int member);
+  /// The same of all members at once.
+  std::vector<TrainMetrics> read_metrics();
 
   int64_t arena_bytes() const;
 
@@ -99,6 +116,10 @@ class TrainCohort {
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };
+
+/// Memory that such a cohort takes on the device, at its largest stage; nothing is allocated.
+/// Errors: std::invalid_argument and UnsupportedOp, as when it is built.
+int64_t cohort_bytes(const CohortShape& shape, int members, const ComputeDevice& device);
 
 /// Integer counts, so that merging and comparing are exact.
 struct EvalCounts {
@@ -113,19 +134,23 @@ struct EvalCounts {
 struct EvalShape {
   ModelConfig model;
   int seqlen = 0;   ///< padded length
-  int batch = 256;  ///< sequences per pass; does not change any result
+  int batch = 256;  ///< sequences per pass on the CPU; does not change any result
   int legal_begin = 0,
       legal_end = 0;  ///< argmax over token ids [begin, end); 0, 0 = whole (unpadded) vocabulary
 };
 
+/// Without a draw of its own a CUDA device waits for this machine in every pass; with one, only for the counts.
 /// Evaluates samples 0..samples-1 (Philox step word `data_step`) for each set of weights. Members of `data.draw` count as in `weights`.
 std::vector<EvalCounts> evaluate(const EvalShape& shape,
                                  std::span<const MemberState* const> weights,
                                  const DataSource& data, uint32_t data_step, int64_t samples,
-                                 int threads);
+                                 const ComputeDevice& device);
+
+/// Throws UnsupportedOp when evaluate() cannot compute this shape on the device; nothing is allocated.
+void check_evaluation(const EvalShape& shape, const ComputeDevice& device);
 
 /// Logits (seqlen, padded vocabulary) of one sequence, float; for inspection and tests.
 std::vector<float> logits(const ModelConfig& model, const MemberState& weights,
-                          std::span<const int32_t> tokens);
+                          std::span<const int32_t> tokens, const ComputeDevice& device = 1);
 
 }  // namespace statelab

@@ -1,5 +1,5 @@
 #include <algorithm>
-#include <cmath>
+#include <iterator>
 #include <stdexcept>
 
 #include "models/cohort.h"
@@ -19,48 +19,59 @@ void load(MemberStore& store, const ModelConfig& model, const MemberState& state
       throw std::invalid_argument("evaluate: " + t.name + " " + Shape(t.shape).text() +
                                   " does not match " + specs[i].name + " " + specs[i].shape.text());
     }
-    std::copy(t.data.begin(), t.data.end(), store.data<float>(t.name, member));
+    store.write<float>(t.name, member, t.data);
   }
 }
 
-/// Sequences per pass: a function of the shape only, so that a row always meets the same neighbours' sizes.
-int pass_size(const EvalShape& shape) {
-  constexpr int kPositions = 1 << 14;
-  return std::clamp(kPositions / std::max(shape.seqlen, 1), 1, std::max(shape.batch, 1));
+/// One pass: draw, forward, count, and on to the next.
+Graph evaluation_pass(const EvalShape& shape, int batch, int64_t samples,
+                      const ComputeDevice& device) {
+  Graph graph;
+  const ValueId pass = graph.state("pass", DType::kInt32, {1});
+  const ValueId passes = graph.state("passes", DType::kInt32, {1});  // advance moves two counters
+  const ValueId counts = graph.state("counts", DType::kFloat64, {kScores + 3 * shape.seqlen});
+  const ForwardGraph f = build_forward(graph, computed_on(device, shape.model), pass, batch,
+                                       shape.seqlen, /*with_loss=*/false);
+  const int begin = shape.legal_end > 0 ? shape.legal_begin : 0,
+            end = shape.legal_end > 0 ? shape.legal_end : shape.model.vocab_size;
+  graph.apply(Op::kScore, ScoreAttrs{shape.model.vocab_size, begin, end, samples},
+              {f.logits, f.targets, pass, counts});
+  graph.apply(Op::kAdvance, {}, {pass, passes});
+  return graph;
 }
 
-double logsumexp(const float* l, int n) {
-  double top = l[0];
-  for (int i = 1; i < n; ++i) top = std::max(top, static_cast<double>(l[i]));
-  double sum = 0;
-  for (int i = 0; i < n; ++i) sum += std::exp(static_cast<double>(l[i]) - top);
-  return top + std::log(sum);
-}
-
-/// Counts one sequence: logits (seqlen, width), targets (seqlen).
-void count(EvalCounts& c, const float* logits, const int32_t* targets, int seqlen, int width,
-           int classes, int begin, int end) {
-  bool all_right = true, any = false;
-  for (int t = 0; t < seqlen; ++t) {
-    if (targets[t] < 0) continue;
-    const float* l = logits + static_cast<int64_t>(t) * width;
-    int best = begin;
-    for (int i = begin + 1; i < end; ++i) {
-      if (l[i] > l[best]) best = i;
-    }
-    const bool right = best == targets[t];
-    all_right = all_right && right;
-    any = true;
-    const auto at = static_cast<size_t>(t);
-    c.tokens += 1;
-    c.tokens_correct += right;
-    c.loss_sum += logsumexp(l, classes) - static_cast<double>(l[targets[t]]);
-    c.position_total[at] += 1;
-    c.position_correct[at] += right;
-    c.prefix_correct[at] += all_right;
+/// Sequences per pass: a function of shape, samples and kind of device only, never of the members, so that a row always
+/// meets the same neighbours' sizes. On a CUDA device as many as keep it busy within 64 MiB for each member.
+int pass_size(const EvalShape& shape, int64_t samples, const ComputeDevice& device) {
+  const int seqlen = std::max(shape.seqlen, 1);
+  if (!device.is_cuda()) {
+    constexpr int kPositions = 1 << 14;
+    return std::clamp(kPositions / seqlen, 1, std::max(shape.batch, 1));
   }
-  c.sequences += 1;
-  c.sequences_correct += any && all_right;
+  constexpr int64_t kPositions = 1 << 22, kBytes = 64 << 20;
+  constexpr int kProbe = 16;  // a workspace of fixed size weighs little in so many sequences
+  const int64_t per_sequence =
+      planned_arena_bytes(evaluation_pass(shape, kProbe, samples, device), {}, 1, device) / kProbe;
+  const int64_t most = std::max<int64_t>(
+      1, std::min(kBytes / std::max<int64_t>(per_sequence, 1), kPositions / seqlen));
+  const int64_t passes = std::max<int64_t>(1, (samples + most - 1) / most);
+  return static_cast<int>(std::max<int64_t>(1, (samples + passes - 1) / passes));
+}
+
+EvalCounts counts_of(const std::vector<double>& sums, int seqlen) {
+  const auto whole = [](double x) { return static_cast<int64_t>(x); };
+  EvalCounts c;
+  c.sequences = whole(sums[kScoreSequences]);
+  c.sequences_correct = whole(sums[kScoreSequencesCorrect]);
+  c.tokens = whole(sums[kScoreTokens]);
+  c.tokens_correct = whole(sums[kScoreTokensCorrect]);
+  c.loss_sum = sums[kScoreLoss];
+  auto at = sums.begin() + kScores;
+  for (auto* counts : {&c.position_total, &c.position_correct, &c.prefix_correct}) {
+    std::transform(at, at + seqlen, std::back_inserter(*counts), whole);
+    at += seqlen;
+  }
+  return c;
 }
 
 }  // namespace
@@ -68,46 +79,33 @@ void count(EvalCounts& c, const float* logits, const int32_t* targets, int seqle
 std::vector<EvalCounts> evaluate(const EvalShape& shape,
                                  std::span<const MemberState* const> weights,
                                  const DataSource& data, uint32_t data_step, int64_t samples,
-                                 int threads) {
-  const int members = static_cast<int>(weights.size()), batch = pass_size(shape),
-            width = shape.model.padded_vocab();
-  const int begin = shape.legal_end > 0 ? shape.legal_begin : 0,
-            end = shape.legal_end > 0 ? shape.legal_end : shape.model.vocab_size;
-  ThreadPool pool(std::max(threads, 1));
-  MemberStore store(members, sizeof(float));
-  Graph graph;
-  const ValueId step = graph.state("step", DType::kInt32, {1});
-  const ForwardGraph f = build_forward(graph, shape.model, step, batch, shape.seqlen);
-  CpuProgram<float> program(graph, store, pool, {f.logits, f.targets});
+                                 const ComputeDevice& device) {
+  const int members = static_cast<int>(weights.size()), batch = pass_size(shape, samples, device);
+  Backend backend(device);
+  MemberStore store(members, sizeof(float), backend.stream());
+  const auto program =
+      make_program<float>(evaluation_pass(shape, batch, samples, device), store, backend, {});
   for (int m = 0; m < members; ++m) load(store, shape.model, *weights[static_cast<size_t>(m)], m);
-
-  const auto length = static_cast<size_t>(shape.seqlen);
-  EvalCounts empty;
-  empty.position_total.resize(length);
-  empty.position_correct.resize(length);
-  empty.prefix_correct.resize(length);
-  std::vector<EvalCounts> out(static_cast<size_t>(members), empty);
-  for (int64_t first = 0; first < samples; first += batch) {
-    program.set_draw([&](int member, uint32_t, uint32_t row, std::span<int32_t> tokens,
-                         std::span<int32_t> targets) {
-      data.draw(member, data_step, static_cast<uint32_t>(first + row), tokens, targets);
-    });
-    program.run();
-    pool.parallel_for(members, [&](int64_t m, int) {
-      const float* logits = program.data<float>(f.logits, static_cast<int>(m));
-      const int32_t* targets = program.data<int32_t>(f.targets, static_cast<int>(m));
-      for (int64_t b = 0; b < std::min<int64_t>(batch, samples - first); ++b) {
-        count(out[static_cast<size_t>(m)], logits + b * shape.seqlen * width,
-              targets + b * shape.seqlen, shape.seqlen, width, shape.model.vocab_size, begin, end);
-      }
-    });
-  }
+  program->set_draw(
+      [&](int member, uint32_t pass, uint32_t row, std::span<int32_t> tokens,
+          std::span<int32_t> targets) {
+        data.draw(member, data_step, pass * static_cast<uint32_t>(batch) + row, tokens, targets);
+      },
+      device.is_cuda() ? data.cuda_draw(device.index, data_step) : nullptr);
+  program->run((samples + batch - 1) / batch);
+  std::vector<EvalCounts> out;
+  for (const std::vector<double>& sums : store.read_members<double>("counts"))
+    out.push_back(counts_of(sums, shape.seqlen));
   return out;
 }
 
+void check_evaluation(const EvalShape& shape, const ComputeDevice& device) {
+  planned_arena_bytes(evaluation_pass(shape, 1, 1, device), {}, 1, device);
+}
+
 std::vector<float> logits(const ModelConfig& config, const MemberState& weights,
-                          std::span<const int32_t> tokens) {
-  Model<float> model(config, 1, static_cast<int>(tokens.size()), false);
+                          std::span<const int32_t> tokens, const ComputeDevice& device) {
+  Model<float> model(config, 1, static_cast<int>(tokens.size()), false, device);
   for (const NamedTensor& t : weights.weights)
     model.set(t.name, std::vector<double>(t.data.begin(), t.data.end()));
   const std::vector<int32_t> targets(tokens.size(), -1);

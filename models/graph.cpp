@@ -42,7 +42,8 @@ struct Interval {
 
 /// Lifetimes of all temporaries (by value), then of all workspaces (by node).
 std::vector<Interval> lifetimes(const Graph& graph, std::span<const int64_t> workspace_bytes,
-                                std::span<const ValueId> keep, int members, int64_t real_bytes) {
+                                std::span<const ValueId> keep, int members, int64_t real_bytes,
+                                Unread unread) {
   const size_t values = graph.values().size();
   const int nodes = static_cast<int>(graph.nodes().size());
   std::vector<Interval> out(values + graph.nodes().size());
@@ -62,6 +63,21 @@ std::vector<Interval> lifetimes(const Graph& graph, std::span<const int64_t> wor
     w = {n, n, members * workspace_bytes[static_cast<size_t>(n)], -1};
   }
   for (ValueId id : keep) out[static_cast<size_t>(id)].last = nodes;
+  if (unread == Unread::kDropped) {
+    std::vector<char> wanted(values);
+    for (ValueId id : keep) wanted[static_cast<size_t>(id)] = 1;
+    for (const Node& node : graph.nodes()) {
+      for (ValueId id : node.inputs) {
+        if (id != kNoValue) wanted[static_cast<size_t>(id)] = 1;
+      }
+      for (ValueId id : node.outputs) {
+        if (node.op == Op::kDraw) wanted[static_cast<size_t>(id)] = 1;
+      }
+    }
+    for (size_t v = 0; v < values; ++v) {
+      if (!wanted[v]) out[v].bytes = 0;
+    }
+  }
   return out;
 }
 
@@ -72,8 +88,9 @@ bool overlaps(const Interval& a, const Interval& b) {
 }  // namespace
 
 MemoryPlan plan_memory(const Graph& graph, std::span<const int64_t> workspace_bytes,
-                       std::span<const ValueId> keep, int members, int64_t real_bytes) {
-  std::vector<Interval> all = lifetimes(graph, workspace_bytes, keep, members, real_bytes);
+                       std::span<const ValueId> keep, int members, int64_t real_bytes,
+                       Unread unread) {
+  std::vector<Interval> all = lifetimes(graph, workspace_bytes, keep, members, real_bytes, unread);
   std::vector<size_t> order;
   for (size_t i = 0; i < all.size(); ++i) {
     if (all[i].bytes > 0) order.push_back(i);
@@ -108,7 +125,7 @@ MemoryPlan plan_memory(const Graph& graph, std::span<const int64_t> workspace_by
 
 void verify_graph(const Graph& graph, const MemoryPlan& plan,
                   std::span<const int64_t> workspace_bytes, std::span<const ValueId> keep,
-                  int members, int64_t real_bytes) {
+                  int members, int64_t real_bytes, Unread unread) {
   std::vector<char> written(graph.values().size()), updated(graph.values().size());
   for (size_t n = 0; n < graph.nodes().size(); ++n) {
     const Node& node = graph.nodes()[n];
@@ -138,7 +155,7 @@ void verify_graph(const Graph& graph, const MemoryPlan& plan,
       written[static_cast<size_t>(id)] = 1;
     }
   }
-  std::vector<Interval> all = lifetimes(graph, workspace_bytes, keep, members, real_bytes);
+  std::vector<Interval> all = lifetimes(graph, workspace_bytes, keep, members, real_bytes, unread);
   for (size_t v = 0; v < graph.values().size(); ++v) all[v].offset = plan.offset[v];
   for (size_t n = 0; n < graph.nodes().size(); ++n)
     all[graph.values().size() + n].offset = plan.workspace_offset[n];

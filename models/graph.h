@@ -55,21 +55,25 @@ class Graph {
 /// Throws UnsupportedOp for an op without a gradient rule on the way, and when a value does not influence the loss.
 std::vector<ValueId> add_gradients(Graph& graph, ValueId loss, std::span<const ValueId> wrt);
 
+/// What becomes of outputs that no node reads and nobody keeps. A draw's are always stored.
+enum class Unread { kStored, kDropped };
+
 /// Where every temporary lives: byte offsets of the member-major slices in one arena.
 struct MemoryPlan {
-  std::vector<int64_t> offset;            ///< per value; -1 for parameters and states
+  std::vector<int64_t> offset;  ///< per value; -1 for parameters, states and dropped outputs
   std::vector<int64_t> workspace_offset;  ///< per node; -1 without workspace
   int64_t bytes = 0;
 };
 
 /// `workspace_bytes` per node, per member. Values in `keep` stay readable after the last node.
 MemoryPlan plan_memory(const Graph& graph, std::span<const int64_t> workspace_bytes,
-                       std::span<const ValueId> keep, int members, int64_t real_bytes);
+                       std::span<const ValueId> keep, int members, int64_t real_bytes,
+                       Unread unread = Unread::kStored);
 
 /// Walks graph and plan: every value is written before it is read, no live value shares memory with another, no state is read
 /// after it was updated. Throws std::logic_error naming node and value: a mistake of ours, not of a user.
 void verify_graph(const Graph& graph, const MemoryPlan& plan,
                   std::span<const int64_t> workspace_bytes, std::span<const ValueId> keep,
-                  int members, int64_t real_bytes);
+                  int members, int64_t real_bytes, Unread unread = Unread::kStored);
 
 }  // namespace statelab

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <stdexcept>
 
+#include "kernels/cuda/kernel.h"
 #include "kernels/rng.h"
 #include "models/program.h"
 
@@ -155,6 +156,13 @@ Mamba2ScanAttrs mamba2_attrs(const ModelConfig& c) {
   return a;
 }
 
+ModelConfig computed_on(const ComputeDevice& device, ModelConfig c) {
+  if (!device.is_cuda()) return c;
+  c.chunk_size = cuda_chunk_size(c.headdim, c.d_state, c.scan == "recurrent" ? 1 : c.chunk_size);
+  c.scan = "chunked";
+  return c;
+}
+
 std::vector<ParameterSpec> parameter_specs(const ModelConfig& c) {
   std::vector<ParameterSpec> out;
   const double from_model = 1 / std::sqrt(c.d_model), residual = 1 / std::sqrt(c.n_layers);
@@ -245,8 +253,8 @@ std::vector<double> initial_values(const ParameterSpec& spec, const ModelConfig&
   return out;
 }
 
-ForwardGraph build_forward(Graph& graph, const ModelConfig& c, ValueId step, int batch,
-                           int seqlen) {
+ForwardGraph build_forward(Graph& graph, const ModelConfig& c, ValueId step, int batch, int seqlen,
+                           bool with_loss) {
   ForwardGraph f;
   const auto drawn = graph.apply(Op::kDraw, DrawAttrs{batch, seqlen}, {step});
   f.tokens = drawn[0];
@@ -298,6 +306,7 @@ ForwardGraph build_forward(Graph& graph, const ModelConfig& c, ValueId step, int
   const ValueId out = graph.apply1(Op::kRmsNorm, norm, {h, weight("backbone.norm_f.weight")});
   const ValueId head = weight(c.tie_embeddings ? "backbone.embedding.weight" : "lm_head.weight");
   f.logits = graph.apply1(Op::kLinear, {}, {out, head});
+  if (!with_loss) return f;
   const auto loss =
       graph.apply(Op::kCrossEntropy, CrossEntropyAttrs{c.vocab_size}, {f.logits, f.targets});
   f.loss = loss[0];
@@ -311,30 +320,31 @@ template <class S>
 struct Model<S>::Impl {
   ModelConfig config;
   std::vector<ParameterSpec> specs;
-  ThreadPool pool;
+  Backend backend;
   MemberStore store;
   ForwardGraph forward;
   std::vector<ValueId> gradients;
-  std::unique_ptr<CpuProgram<S>> program;
+  std::unique_ptr<Program> program;
   std::span<const int32_t> tokens, targets;
   int batch, seqlen;
 
-  Impl(const ModelConfig& c, int batch_size, int length, bool with_gradients, int threads)
+  Impl(const ModelConfig& c, int batch_size, int length, bool with_gradients,
+       const ComputeDevice& device)
       : config(c),
         specs(parameter_specs(c)),
-        pool(threads),
-        store(1, sizeof(S)),
+        backend(device),
+        store(1, sizeof(S), backend.stream()),
         batch(batch_size),
         seqlen(length) {
     Graph graph;
     const ValueId step = graph.state("step", DType::kInt32, {1});
-    forward = build_forward(graph, config, step, batch, seqlen);
+    forward = build_forward(graph, computed_on(device, config), step, batch, seqlen);
     std::vector<ValueId> keep = {forward.logits, forward.loss, forward.accuracy};
     if (with_gradients) {
       gradients = add_gradients(graph, forward.loss, forward.parameters);
       keep.insert(keep.end(), gradients.begin(), gradients.end());
     }
-    program = std::make_unique<CpuProgram<S>>(graph, store, pool, keep);
+    program = make_program<S>(graph, store, backend, keep);
     program->set_draw(
         [this](int, uint32_t, uint32_t row, std::span<int32_t> t, std::span<int32_t> y) {
           for (size_t i = 0; i < t.size(); ++i) {
@@ -343,11 +353,17 @@ struct Model<S>::Impl {
           }
         });
   }
+
+  std::vector<double> read(ValueId id) const {
+    const std::vector<S> values = program->read<S>(id, 0);
+    return {values.begin(), values.end()};
+  }
 };
 
 template <class S>
-Model<S>::Model(const ModelConfig& config, int batch, int seqlen, bool with_gradients, int threads)
-    : impl_(std::make_unique<Impl>(config, batch, seqlen, with_gradients, threads)) {}
+Model<S>::Model(const ModelConfig& config, int batch, int seqlen, bool with_gradients,
+                const ComputeDevice& device)
+    : impl_(std::make_unique<Impl>(config, batch, seqlen, with_gradients, device)) {}
 template <class S>
 Model<S>::~Model() = default;
 
@@ -364,14 +380,15 @@ void Model<S>::set(const std::string& name, std::span<const double> values) {
     throw std::invalid_argument(name + " has " + std::to_string(n) + " elements, got " +
                                 std::to_string(values.size()));
   }
-  S* p = impl_->store.template data<S>(name, 0);
-  for (size_t i = 0; i < n; ++i) p[i] = static_cast<S>(values[i]);
+  std::vector<S> converted(n);
+  for (size_t i = 0; i < n; ++i) converted[i] = static_cast<S>(values[i]);
+  impl_->store.template write<S>(name, 0, converted);
 }
 
 template <class S>
 std::vector<double> Model<S>::get(const std::string& name) const {
-  const S* p = impl_->store.template data<S>(name, 0);
-  return {p, p + impl_->store.elements(name)};
+  const std::vector<S> values = impl_->store.template read<S>(name, 0);
+  return {values.begin(), values.end()};
 }
 
 template <class S>
@@ -387,26 +404,23 @@ double Model<S>::run(std::span<const int32_t> tokens, std::span<const int32_t> t
   impl_->tokens = tokens;
   impl_->targets = targets;
   impl_->program->run();
-  return static_cast<double>(impl_->program->template data<S>(impl_->forward.loss, 0)[0]);
+  return impl_->read(impl_->forward.loss)[0];
 }
 
 template <class S>
 double Model<S>::accuracy() const {
-  return static_cast<double>(impl_->program->template data<S>(impl_->forward.accuracy, 0)[0]);
+  return impl_->read(impl_->forward.accuracy)[0];
 }
 
 template <class S>
 std::vector<double> Model<S>::logits() const {
-  const S* p = impl_->program->template data<S>(impl_->forward.logits, 0);
-  return {p, p + impl_->program->graph().value(impl_->forward.logits).type.shape.size()};
+  return impl_->read(impl_->forward.logits);
 }
 
 template <class S>
 std::vector<double> Model<S>::gradient(const std::string& name) const {
   for (size_t i = 0; i < impl_->gradients.size(); ++i) {
-    if (impl_->specs[i].name != name) continue;
-    const S* p = impl_->program->template data<S>(impl_->gradients[i], 0);
-    return {p, p + impl_->specs[i].shape.size()};
+    if (impl_->specs[i].name == name) return impl_->read(impl_->gradients[i]);
   }
   throw std::invalid_argument("no gradient of " + name);
 }

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "models/backend.h"
 #include "models/checkpoint.h"
 #include "models/graph.h"
 #include "models/model_config.h"
@@ -45,24 +46,30 @@ std::vector<double> initial_values(const ParameterSpec& spec, const ModelConfig&
 Mamba3ScanAttrs mamba3_attrs(const ModelConfig& config);
 Mamba2ScanAttrs mamba2_attrs(const ModelConfig& config);
 
+/// The configuration as this device computes it. A CUDA device always scans by chunks, of the size that its memory on chip
+/// holds: 64, 32 or 16 tokens, at most `chunk_size`; `scan: recurrent` asks for the smallest. Parameters stay the same.
+ModelConfig computed_on(const ComputeDevice& device, ModelConfig config);
+
 struct ForwardGraph {
   ValueId tokens = kNoValue, targets = kNoValue;
-  ValueId logits = kNoValue;  ///< (batch, seqlen, padded vocabulary)
-  ValueId loss = kNoValue, accuracy = kNoValue;
-  std::vector<ValueId> parameters;  ///< in the order of parameter_specs()
+  ValueId logits = kNoValue;                     ///< (batch, seqlen, padded vocabulary)
+  ValueId loss = kNoValue, accuracy = kNoValue;  ///< kNoValue without a loss
+  std::vector<ValueId> parameters;               ///< in the order of parameter_specs()
 };
 
-/// Appends embedding, residual stack, head and loss to `graph`; `step` is the counter that the draw reads.
-/// Throws ShapeError for an impossible shape.
+/// Appends embedding, residual stack, head and, unless told otherwise, loss to `graph`; `step` is the counter that the draw
+/// reads. `config` is used as it is: see computed_on(). Throws ShapeError for an impossible shape.
 ForwardGraph build_forward(Graph& graph, const ModelConfig& config, ValueId step, int batch,
-                           int seqlen);
+                           int seqlen, bool with_loss = true);
 
 /// One model in scalar S with weights set by hand: forward, loss and gradients of one batch. For tests, verification
 /// and inspection; training goes through TrainCohort.
+/// Errors: std::invalid_argument for double on a CUDA device, UnsupportedOp for a shape that it cannot compute.
 template <class S>
 class Model {
  public:
-  Model(const ModelConfig& config, int batch, int seqlen, bool with_gradients, int threads = 1);
+  Model(const ModelConfig& config, int batch, int seqlen, bool with_gradients,
+        const ComputeDevice& device = 1);
   ~Model();
 
   const std::vector<ParameterSpec>& parameters() const;

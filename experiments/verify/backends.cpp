@@ -90,6 +90,28 @@ Findings compare_engines(const std::string& name, const std::string& where,
   return found;
 }
 
+/// Logits and gradients of the loss at random weights.
+OpTrace trace_model(const Engine& engine, const ModelConfig& config, int batch, int T,
+                    uint32_t seed) {
+  std::vector<std::string> names;
+  const Groups at = random_parameters(config, seed, kSystem, &names);
+  const auto size = static_cast<std::size_t>(batch) * T;
+  std::vector<int32_t> tokens, targets;
+  for (double u : uniform_values(seed, kSystem, 60, size, 0, config.vocab_size))
+    tokens.push_back(static_cast<int32_t>(u));
+  for (double u : uniform_values(seed, kSystem, 61, size, -1, config.vocab_size))
+    targets.push_back(static_cast<int32_t>(std::floor(u)));
+  const auto trace = [&](auto model) {
+    for (std::size_t i = 0; i < names.size(); ++i) model.set(names[i], at[i]);
+    model.run(tokens, targets);
+    OpTrace out{model.logits(), {}};
+    for (const std::string& name : names) out.gradients.push_back(model.gradient(name));
+    return out;
+  };
+  if (engine.fp64) return trace(Model<double>(config, batch, T, true, engine.device));
+  return trace(Model<float>(config, batch, T, true, engine.device));
+}
+
 /// Running parity of random bits, every position supervised but the first: something that can be
 /// learnt a little.
 class ParityBits : public DataSource {
@@ -118,7 +140,7 @@ using LossAndGradients = std::function<double(
     const std::vector<int32_t>& targets, std::vector<std::vector<double>>& gradients)>;
 
 Findings train_side_by_side(const std::string& name, const ModelConfig& config, int batch, int T,
-                            uint32_t seed, const LossAndGradients& evaluate) {
+                            uint32_t seed, const Engine& engine, const LossAndGradients& evaluate) {
   CohortShape shape;
   shape.model = config;
   shape.batch = batch;
@@ -129,7 +151,7 @@ Findings train_side_by_side(const std::string& name, const ModelConfig& config, 
   settings.init_seed = seed;
   settings.lr = 1e-3;
   const ParityBits data(seed);
-  TrainCohort cohort(shape, {&settings, 1}, data, 1);
+  TrainCohort cohort(shape, {&settings, 1}, data, engine.device);
 
   reference::AdamWState state;
   reference::AdamWSettings adamw{settings.lr,
@@ -181,7 +203,7 @@ Findings train_side_by_side(const std::string& name, const ModelConfig& config, 
   std::snprintf(note, sizeof note, "loss %.4f to %.4f", first_loss, last_loss);
   const std::string where = std::to_string(kTrainingSteps) +
                             " steps, batch=" + std::to_string(batch) + " T=" + std::to_string(T);
-  const std::string identity = "training " + name + " and cpu fp32: ";
+  const std::string identity = "training " + name + " and " + engine.name + ": ";
   return {{identity + "losses", loss_error, 1e-3, where, "fp32 drift over 50 steps", note, false},
           {identity + "gradient norms", norm_error, 1e-2, where, "fp32 drift over 50 steps", note,
            false},
@@ -237,21 +259,34 @@ Findings backends_suite(const SuiteOptions& options) {
     return compare_engines("linear", "3 x T=" + std::to_string(T) + " 64->406",
                            [&](const Engine& e) { return trace_linear(e, 3 * T, 64, 406, seed); });
   });
+  for (const Variant& variant : model_variants()) {
+    checks.push_back([=] {
+      return compare_engines(
+          "model " + variant.name, "batch=2 T=" + std::to_string(T),
+          [&](const Engine& e) { return trace_model(e, variant.config, 2, T, seed); });
+    });
+  }
   for (const char* mixer : {"mamba3", "mamba2"}) {
     ModelConfig tiny;
     tiny.mixer = mixer;
     tiny.d_model = 8, tiny.headdim = 8, tiny.d_state = 4, tiny.chunk_size = 8;
-    checks.push_back([=] {
-      return train_side_by_side(std::string(mixer) + ", literal fp64", tiny, 4, 12, seed,
-                                by_literal(tiny, 4, 12));
-    });
+    for (const Engine& engine : engines()) {
+      if (engine.fp64) continue;
+      checks.push_back([=] {
+        return train_side_by_side(std::string(mixer) + ", literal fp64", tiny, 4, 12, seed, engine,
+                                  by_literal(tiny, 4, 12));
+      });
+    }
     ModelConfig small = tiny;
     small.d_model = 32, small.headdim = 16, small.d_state = 16, small.n_layers = 2,
     small.chunk_size = 16;
-    checks.push_back([=] {
-      return train_side_by_side(std::string(mixer) + ", fp64 graph", small, 8, 24, seed,
-                                by_fp64_graph(small, 8, 24));
-    });
+    for (const Engine& engine : engines()) {
+      if (engine.fp64) continue;
+      checks.push_back([=] {
+        return train_side_by_side(std::string(mixer) + ", fp64 graph", small, 8, 24, seed, engine,
+                                  by_fp64_graph(small, 8, 24));
+      });
+    }
   }
   return find_in_parallel(static_cast<int>(checks.size()), options.threads,
                           [&](int i) { return checks[static_cast<std::size_t>(i)](); });

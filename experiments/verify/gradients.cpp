@@ -261,7 +261,7 @@ void check_model_in(const Engine& engine, const Variant& variant,
                     const std::vector<int32_t>& tokens, const std::vector<int32_t>& targets,
                     int batch, int T, const std::vector<double>& logits, const Groups& expected,
                     Findings& found) {
-  Model<S> model(variant.config, batch, T, true);
+  Model<S> model(variant.config, batch, T, true, engine.device);
   for (std::size_t i = 0; i < names.size(); ++i) model.set(names[i], at[i]);
   model.run(tokens, targets);
   Groups gradients;

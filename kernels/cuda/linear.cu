@@ -4,6 +4,7 @@
 // bound by memory, not by arithmetic. Every result element is one sum in the order of k; dW sums fixed runs of rows into the
 // workspace, then the runs in order.
 #include <algorithm>
+#include <type_traits>
 
 #include "kernels/cuda/check.cuh"
 #include "kernels/cuda/kernels.h"
@@ -30,64 +31,97 @@ struct LinearArgs {
   int64_t c_member, c_split, k, split_k;
 };
 
-/// Loads tile (kTile along m, kDepth along k) into shared memory, zero outside. kAlongK: k is the contiguous axis.
-template <bool kAlongK>
-__device__ __forceinline__ void load_tile(float* tile, const Matrix& x, const float* data,
-                                          int64_t m0, int64_t k0, int64_t k_end) {
-  constexpr int kFast = kAlongK ? kDepth : kTile, kSlow = kAlongK ? kTile : kDepth;
-  constexpr int kPitch = kAlongK ? kPitchK : kPitchM;
-  const int64_t fast0 = kAlongK ? k0 : m0, fast_end = kAlongK ? k_end : x.m;
-  const int64_t slow0 = kAlongK ? m0 : k0, slow_end = kAlongK ? x.m : k_end;
-  if (x.stride % 4 == 0 && fast0 + kFast <= fast_end) {
-#pragma unroll
-    for (int i = 0; i < kFast * kSlow / 4 / kThreads; ++i) {
-      const int at = static_cast<int>(threadIdx.x) + i * kThreads;
-      const int slow = at / (kFast / 4), fast = at % (kFast / 4) * 4;
-      float4 v = make_float4(0, 0, 0, 0);
-      if (slow0 + slow < slow_end)
-        v = __ldg(reinterpret_cast<const float4*>(data + (slow0 + slow) * x.stride + fast0 + fast));
-      *reinterpret_cast<float4*>(tile + slow * kPitch + fast) = v;
-    }
-  } else if (x.stride % 2 == 0 && fast_end % 2 == 0) {
-#pragma unroll
-    for (int i = 0; i < kFast * kSlow / 2 / kThreads; ++i) {
-      const int at = static_cast<int>(threadIdx.x) + i * kThreads;
-      const int slow = at / (kFast / 2), fast = at % (kFast / 2) * 2;
-      float2 v = make_float2(0, 0);
-      if (slow0 + slow < slow_end && fast0 + fast < fast_end)
-        v = __ldg(reinterpret_cast<const float2*>(data + (slow0 + slow) * x.stride + fast0 + fast));
-      *reinterpret_cast<float2*>(tile + slow * kPitch + fast) = v;
-    }
+/// One asynchronous copy of kFloats reals into shared memory, zeros when !in.
+template <int kFloats>
+__device__ __forceinline__ void copy_async(float* to, const float* from, bool in) {
+  const auto address = static_cast<unsigned>(__cvta_generic_to_shared(to));
+  const int bytes = in ? 4 * kFloats : 0;
+  if constexpr (kFloats == 4) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from),
+                 "r"(bytes));
   } else {
-#pragma unroll 4
-    for (int i = 0; i < kFast * kSlow / kThreads; ++i) {
-      const int at = static_cast<int>(threadIdx.x) + i * kThreads;
-      const int slow = at / kFast, fast = at % kFast;
-      float v = 0;
-      if (slow0 + slow < slow_end && fast0 + fast < fast_end)
-        v = __ldg(data + (slow0 + slow) * x.stride + fast0 + fast);
-      tile[slow * kPitch + fast] = v;
-    }
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(address), "l"(from),
+                 "n"(4 * kFloats), "r"(bytes));
   }
 }
 
-template <Precision kPrecision, bool kAAlongK, bool kBAlongK>
-__global__ void __launch_bounds__(kThreads) product_kernel(const LinearArgs p) {
-  __shared__ float4 memory[2 * kTileFloats / 4];  // float4: 16-byte aligned
-  float *tile_a = reinterpret_cast<float*>(memory), *tile_b = tile_a + kTileFloats;
+/// Starts the copy of a tile (kTile along m from m0, kDepth along k from k0), zero outside. kAlongK: k is the contiguous axis.
+template <bool kAlongK, int kFloats>
+__device__ __forceinline__ void copy_tile(float* tile, const float* data, int stride, int m_left,
+                                          int k_left) {
+  constexpr int kFast = kAlongK ? kDepth : kTile, kSlow = kAlongK ? kTile : kDepth;
+  constexpr int kPitch = kAlongK ? kPitchK : kPitchM;
+  constexpr int kPerRow = kFast / kFloats, kRowStep = kThreads / kPerRow;
+  const int fast_left = kAlongK ? k_left : m_left, slow_left = kAlongK ? m_left : k_left;
+  const int fast = static_cast<int>(threadIdx.x) % kPerRow * kFloats;
+  const int first = static_cast<int>(threadIdx.x) / kPerRow;
+  const bool fast_in = fast < fast_left;
+  const float* from = data + static_cast<int64_t>(first) * stride + fast;
+  float* to = tile + first * kPitch + fast;
+#pragma unroll
+  for (int slow = 0; slow < kSlow; slow += kRowStep) {
+    const bool in = fast_in && first + slow < slow_left;
+    copy_async<kFloats>(to + slow * kPitch, in ? from + static_cast<int64_t>(slow) * stride : data,
+                        in);
+  }
+}
+
+template <bool kAlongK, int kFloats>
+__device__ __forceinline__ void copy_tile(float* tile, const Matrix& x, const float* data,
+                                          int64_t m0, int64_t k0, int64_t k_end) {
+  const int stride = static_cast<int>(x.stride);
+  const int m_left = static_cast<int>(min(int64_t{kTile}, x.m - m0)),
+            k_left = static_cast<int>(min(int64_t{kDepth}, k_end - k0));
+  data += kAlongK ? m0 * stride + k0 : k0 * stride + m0;
+  copy_tile<kAlongK, kFloats>(tile, data, stride, m_left, k_left);
+}
+
+/// Reals that can be copied at once: rows start, and end, at such multiples.
+int copy_width(const LinearArgs& p, bool a_along_k, bool b_along_k) {
+  int width = 4;
+  for (; width > 1; width /= 2) {
+    if (p.a.stride % width == 0 && p.b.stride % width == 0 &&
+        (a_along_k ? p.k : p.a.m) % width == 0 && (b_along_k ? p.k : p.b.m) % width == 0)
+      break;
+  }
+  return width;
+}
+
+/// Two tiles of each operand: one on its way while the other is multiplied.
+constexpr int kStages = 2, kSharedFloats = kStages * 2 * kTileFloats;
+
+template <Precision kPrecision, bool kAAlongK, bool kBAlongK, int kFloats>
+__global__ void __launch_bounds__(kThreads, 5) product_kernel(const LinearArgs p) {
+  __shared__ float4 memory[kSharedFloats / 4];  // float4: 16-byte aligned
+  float* const tiles = reinterpret_cast<float*>(memory);
   const int64_t tiles_b = (p.b.m + kTile - 1) / kTile;
   const int64_t m0 = blockIdx.x / tiles_b * kTile, n0 = blockIdx.x % tiles_b * kTile;
   const int64_t split = blockIdx.y, member = blockIdx.z;
   const float* a = p.a.data + member * p.a.member_stride;
   const float* b = p.b.data + member * p.b.member_stride;
   const int64_t k_begin = split * p.split_k, k_end = min(p.k, k_begin + p.split_k);
+  const int steps = static_cast<int>((k_end - k_begin + kDepth - 1) / kDepth);
   const int row0 = warp_id() * 16;
   const int nt = static_cast<int>(min(int64_t{8}, (p.b.m - n0 + 7) / 8));
+  auto start = [&](int step) {
+    float* const tile = tiles + step % kStages * 2 * kTileFloats;
+    const int64_t k0 = k_begin + static_cast<int64_t>(step) * kDepth;
+    copy_tile<kAAlongK, kFloats>(tile, p.a, a, m0, k0, k_end);
+    copy_tile<kBAlongK, kFloats>(tile + kTileFloats, p.b, b, n0, k0, k_end);
+    asm volatile("cp.async.commit_group;");
+  };
   float acc[8][4] = {};
-  for (int64_t k0 = k_begin; k0 < k_end; k0 += kDepth) {
-    load_tile<kAAlongK>(tile_a, p.a, a, m0, k0, k_end);
-    load_tile<kBAlongK>(tile_b, p.b, b, n0, k0, k_end);
+  start(0);
+  for (int step = 0; step < steps; ++step) {
+    if (step + 1 < steps) {
+      start(step + 1);
+      asm volatile("cp.async.wait_group 1;");
+    } else {
+      asm volatile("cp.async.wait_group 0;");
+    }
     __syncthreads();
+    const float* tile_a = tiles + step % kStages * 2 * kTileFloats;
+    const float* tile_b = tile_a + kTileFloats;
     warp_product<kPrecision>(
         acc, nt, 0, kDepth,
         [&](int r, int k) {
@@ -103,15 +137,17 @@ __global__ void __launch_bounds__(kThreads) product_kernel(const LinearArgs p) {
   for (int half = 0; half < 2; ++half) {
     const int64_t row = m0 + row0 + g + half * 8;
     if (row >= p.a.m) continue;
+    float* const to_row = c + row * p.b.m + n0;
+    const int left = static_cast<int>(min(int64_t{kTile}, p.b.m - n0));
 #pragma unroll
     for (int n = 0; n < 8; ++n) {
-      const int64_t column = n0 + n * 8 + 2 * t;
-      float* to = c + row * p.b.m + column;
-      if (pairs && column < p.b.m) {
-        *reinterpret_cast<float2*>(to) = make_float2(acc[n][2 * half], acc[n][2 * half + 1]);
+      const int column = n * 8 + 2 * t;
+      if (pairs && column < left) {
+        *reinterpret_cast<float2*>(to_row + column) =
+            make_float2(acc[n][2 * half], acc[n][2 * half + 1]);
       } else {
-        if (column < p.b.m) to[0] = acc[n][2 * half];
-        if (column + 1 < p.b.m) to[1] = acc[n][2 * half + 1];
+        if (column < left) to_row[column] = acc[n][2 * half];
+        if (column + 1 < left) to_row[column + 1] = acc[n][2 * half + 1];
       }
     }
   }
@@ -123,16 +159,27 @@ void launch_product(const LinearArgs& p, int splits, int members, Precision prec
   const int64_t tiles = (p.a.m + kTile - 1) / kTile * ((p.b.m + kTile - 1) / kTile);
   const dim3 grid(static_cast<unsigned>(tiles), static_cast<unsigned>(splits),
                   static_cast<unsigned>(members));
-  switch (precision) {
-    case Precision::kFp32:
-      product_kernel<Precision::kFp32, kAAlongK, kBAlongK><<<grid, kThreads, 0, stream>>>(p);
+  auto start = [&](auto kernel) { kernel<<<grid, kThreads, 0, stream>>>(p); };
+  auto of_precision = [&](auto width) {
+    constexpr int kFloats = decltype(width)::value;
+    switch (precision) {
+      case Precision::kFp32:
+        return start(product_kernel<Precision::kFp32, kAAlongK, kBAlongK, kFloats>);
+      case Precision::kTf32:
+        return start(product_kernel<Precision::kTf32, kAAlongK, kBAlongK, kFloats>);
+      case Precision::kBf16:
+        return start(product_kernel<Precision::kBf16, kAAlongK, kBAlongK, kFloats>);
+    }
+  };
+  switch (copy_width(p, kAAlongK, kBAlongK)) {
+    case 4:
+      of_precision(std::integral_constant<int, 4>());
       break;
-    case Precision::kTf32:
-      product_kernel<Precision::kTf32, kAAlongK, kBAlongK><<<grid, kThreads, 0, stream>>>(p);
+    case 2:
+      of_precision(std::integral_constant<int, 2>());
       break;
-    case Precision::kBf16:
-      product_kernel<Precision::kBf16, kAAlongK, kBAlongK><<<grid, kThreads, 0, stream>>>(p);
-      break;
+    default:
+      of_precision(std::integral_constant<int, 1>());
   }
   check_launch("linear");
 }

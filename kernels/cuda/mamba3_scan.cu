@@ -67,7 +67,9 @@ __global__ void __launch_bounds__(kScanThreads, kN > 0 ? 2 : 1)
   float *y = a.y.at(member), *o = a.o.at(member), *phi_out = a.phi.at(member),
         *states = a.states.at(member);
   if (!learned && phi_out != nullptr && blockIdx.x == 0 && threadIdx.x == 0) phi_out[0] = 0;
-  const Mamba3Lane lane(a, member, h);
+  constexpr int kPartsN = lane_parts(kN), kPartsP = lane_parts(kP);
+  const bool vectors = kN > 0 || a.vectors;  // the sized kernels are launched with vectors only
+  const Mamba3Lane<kPartsN> lane(a, member, h);
   float angle = 0;  // of pair threadIdx.x, after the last chunk
 
   for (int chunk = 0; chunk < d.nchunks; ++chunk) {
@@ -78,16 +80,24 @@ __global__ void __launch_bounds__(kScanThreads, kN > 0 ? 2 : 1)
     token.weights(rows, length);
     c.decay.build(token.log_alpha, rows);
     if (learned) {
+#pragma unroll 4
       for (int at = threadIdx.x; at < length * S; at += kScanThreads) {
         const int i = at / S, j = at % S;
         const float* row = proj_b + static_cast<int64_t>(t0 + i) * d.width;
-        phi[at] = token.dt[i] * (kPi * tanhf(row[a.col.ang + j]));
+        phi[at] = token.dt[i] * (kPi * tanhf(__ldg(row + a.col.ang + j)));
       }
       __syncthreads();
       if (static_cast<int>(threadIdx.x) < S) {
-        for (int i = 0; i < length; ++i) {
-          angle = wrap_angle(angle + phi[i * S + threadIdx.x]);
-          phi[i * S + threadIdx.x] = angle;
+        for (int i0 = 0; i0 < length; i0 += 16) {
+          float step[16];
+#pragma unroll
+          for (int i = 0; i < 16; ++i) step[i] = phi[min(i0 + i, length - 1) * S + threadIdx.x];
+#pragma unroll
+          for (int i = 0; i < 16; ++i) {
+            if (i0 + i >= length) continue;
+            angle = wrap_angle(angle + step[i]);
+            phi[(i0 + i) * S + threadIdx.x] = angle;
+          }
         }
       }
     } else if (turns) {
@@ -95,28 +105,42 @@ __global__ void __launch_bounds__(kScanThreads, kN > 0 ? 2 : 1)
         phi[at] = standard_angle(t0 + at / S, at % S, S);
     }
     __syncthreads();
-    for (int i = warp; i < rows; i += kScanWarps) {
-      if (i >= length) {
-        zero_row(q + i * m.pitch_n, Np), zero_row(k + i * m.pitch_n, Np);
-        zero_row(x + i * m.pitch_p, Pp);
-        if (lane_id() == 0) diag[i] = 0;
-        continue;
-      }
-      const float* row = proj_b + static_cast<int64_t>(t0 + i) * d.width;
-      const Mamba3Row r = mamba3_row(a, lane, row, group);
-      float same = 0;
+    for (int base = warp; base < rows; base += kScanWarps * kRowsAtOnce) {
+      Mamba3Row<kPartsN> r[kRowsAtOnce];
+      LanePairs<kPartsP> x_row[kRowsAtOnce];
 #pragma unroll
-      for (int e = 0; e < 4; ++e) same += r.k[e] * r.q[e];
-      same = warp_sum(same);
-      if (lane_id() == 0) diag[i] = token.gam[i] * same + D;
-      rotate_and_store(
-          a, r, [&](int j) { return phi[i * S + j]; }, k + i * m.pitch_n, q + i * m.pitch_n);
-      for (int p = lane_id(); p < Pp; p += kWarp)
-        x[i * m.pitch_p + p] = p < P ? row[a.col.x + h * P + p] : 0.0f;
-      if (learned && phi_out != nullptr) {
-        float* to = phi_out + ((static_cast<int64_t>(b) * d.seqlen + t0 + i) * d.nheads + h) * S;
-        for (int j = lane_id(); j < S; j += kWarp) to[j] = phi[i * S + j];
+      for (int u = 0; u < kRowsAtOnce; ++u) {
+        const int i = min(base + u * kScanWarps, length - 1);
+        const float* row = proj_b + static_cast<int64_t>(t0 + i) * d.width;
+        r[u].k.load(row + a.col.B + group * N, N, vectors);
+        r[u].q.load(row + a.col.C + group * N, N, vectors);
+        x_row[u].load(row + a.col.x + h * P, P, vectors);
       }
+#pragma unroll
+      for (int u = 0; u < kRowsAtOnce; ++u) {
+        const int i = base + u * kScanWarps;
+        if (i >= rows) continue;
+        r[u].norm_and_bias(lane, N, a.eps);
+        if (i >= length) {
+          r[u].clear();
+#pragma unroll
+          for (int part = 0; part < kPartsP; ++part) x_row[u].v[part] = make_float2(0, 0);
+        } else if (turns) {
+          float pair_angle[kPartsN];
+#pragma unroll
+          for (int part = 0; part < kPartsN; ++part)
+            pair_angle[part] = phi[i * S + min(LanePairs<kPartsN>::column(part) / 2, S - 1)];
+          r[u].rotate(pair_angle, S);
+        }
+        r[u].k.store(k + i * m.pitch_n, Np), r[u].q.store(q + i * m.pitch_n, Np);
+        x_row[u].store(x + i * m.pitch_p, Pp);
+        if (lane_id() == 0) diag[i] = i < length ? token.gam[i] * r[u].same + D : 0.0f;
+      }
+    }
+    if (learned && phi_out != nullptr) {
+      float* to = phi_out + ((static_cast<int64_t>(b) * d.seqlen + t0) * d.nheads + h) * S;
+      for (int at = threadIdx.x; at < length * S; at += kScanThreads)
+        to[static_cast<int64_t>(at / S) * d.nheads * S + at % S] = phi[at];
     }
     if (states != nullptr) {  // the state that enters the chunk
       float* to = states + ((static_cast<int64_t>(b) * d.nheads + h) * d.nchunks + chunk) * P * N;
@@ -130,6 +154,21 @@ __global__ void __launch_bounds__(kScanThreads, kN > 0 ? 2 : 1)
     // o, then norm and gate.
     constexpr int kOwned = owned_blocks(kP);
     const int row0 = c.row0(), column0 = c.p0(), nt = Pp / 16;
+    float2 z[kOwned][2];  // on their way while the products run
+#pragma unroll
+    for (int n = 0; n < kOwned; ++n) {
+#pragma unroll
+      for (int high = 0; high < 2; ++high) {
+        const int i = min(row0 + g + 8 * high, length - 1), p = column0 + n * 8 + 2 * t;
+        const float* from = proj_b + static_cast<int64_t>(t0 + i) * d.width + a.col.z + h * P + p;
+        z[n][high] = make_float2(0, 0);
+        if (p + 1 < P) {
+          z[n][high] = load2(from, vectors);
+        } else if (p < P) {
+          z[n][high].x = __ldg(from);
+        }
+      }
+    }
     float acc[kOwned][4] = {};
     if (c.owns_rows()) chunk_output<kPrecision>(c, acc);
     if (norm != nullptr) {
@@ -147,7 +186,6 @@ __global__ void __launch_bounds__(kScanThreads, kN > 0 ? 2 : 1)
         const int i = row0 + g + 8 * high;
         if (i >= length) continue;
         const int64_t at = (static_cast<int64_t>(b) * d.seqlen + t0 + i);
-        const float* z_row = proj_b + static_cast<int64_t>(t0 + i) * d.width + a.col.z + h * P;
         float inverse = 1;
         if (norm != nullptr) inverse = 1.0f / sqrtf((part[i] + part[kMaxChunk + i]) / P + a.eps);
 #pragma unroll
@@ -156,17 +194,16 @@ __global__ void __launch_bounds__(kScanThreads, kN > 0 ? 2 : 1)
           if (n >= nt || p >= P) continue;
           const bool second = p + 1 < P;
           const float o0 = acc[n][2 * high], o1 = acc[n][2 * high + 1];
-          float2 z = make_float2(z_row[p], 0);
-          if (second) z = load2(z_row + p, a.vectors);
-          float y0 = o0 * z.x * sigmoidf(z.x), y1 = o1 * z.y * sigmoidf(z.y);
+          const float2 gate = z[n][high];
+          float y0 = o0 * gate.x * sigmoidf(gate.x), y1 = o1 * gate.y * sigmoidf(gate.y);
           if (norm != nullptr) {
             y0 *= inverse * norm[h * P + p];
             if (second) y1 *= inverse * norm[h * P + p + 1];
           }
           float* to_y = y + at * d_inner + h * P + p;
           if (second) {
-            store2(to_y, y0, y1, a.vectors);
-            if (o != nullptr) store2(o + at * d_inner + h * P + p, o0, o1, a.vectors);
+            store2(to_y, y0, y1, vectors);
+            if (o != nullptr) store2(o + at * d_inner + h * P + p, o0, o1, vectors);
           } else {
             *to_y = y0;
             if (o != nullptr) o[at * d_inner + h * P + p] = o0;
@@ -196,7 +233,7 @@ void launch_sized(const Mamba3Args& a, int members, CUstream_st* stream) {
 
 template <Precision kPrecision>
 void launch_precision(const Mamba3Args& a, int members, CUstream_st* stream) {
-  if (a.dims.headdim == 64 && a.dims.d_state == 64) {
+  if (a.vectors && a.dims.headdim == 64 && a.dims.d_state == 64) {
     launch_sized<kPrecision, 64, 64>(a, members, stream);
   } else {
     launch_sized<kPrecision, 0, 0>(a, members, stream);

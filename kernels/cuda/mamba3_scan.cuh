@@ -93,27 +93,36 @@ struct Mamba3Tokens {
         del(p + 3 * kTokens),
         w(p + 4 * kTokens) {}
 
+  /// What a token's thread keeps for the end of the backward pass.
+  struct Raw {
+    float dt = 0, A = 0, lam = 0;  // dt with its bias; before activation
+  };
+
   /// Threads 0..rows. `proj_b`: the sequence's first row. A barrier is needed before weights().
-  __device__ void compute(const Mamba3Args& a, const float* proj_b, float bias, int h, int t0,
-                          int length) {
+  __device__ Raw compute(const Mamba3Args& a, const float* proj_b, float bias, int h, int t0,
+                         int length) {
     using D = Mamba3ScanAttrs::Discretization;
     const int i = static_cast<int>(threadIdx.x);
-    if (i > a.dims.rows) return;
-    float step = 0, decay = 0, lam = 0;
+    Raw raw;
+    if (i > a.dims.rows) return raw;
+    float step = 0, decay = 0;
     if (i <= length && t0 + i < a.dims.seqlen) {
       const float* row = proj_b + static_cast<int64_t>(t0 + i) * a.dims.width;
-      step = softplusf(row[a.col.dd_dt + h] + bias);
-      const float raw = row[a.col.dd_A + h];
-      const float f = a.heavy_tail ? (raw >= 0 ? 1 + raw : 1 / (1 - raw)) : softplusf(raw);
+      raw.dt = __ldg(row + a.col.dd_dt + h) + bias;
+      raw.A = __ldg(row + a.col.dd_A + h);
+      raw.lam = __ldg(row + a.col.trap + h);
+      step = softplusf(raw.dt);
+      const float f = a.heavy_tail ? (raw.A >= 0 ? 1 + raw.A : 1 / (1 - raw.A)) : softplusf(raw.A);
       decay = -fmaxf(f, a.a_floor) * step;
-      lam = a.discretization == D::kTrapezoidal ? sigmoidf(row[a.col.trap + h])
-            : a.discretization == D::kEuler     ? 1.0f
-                                                : 0.5f;
+      raw.lam = a.discretization == D::kTrapezoidal ? sigmoidf(raw.lam)
+                : a.discretization == D::kEuler     ? 1.0f
+                                                    : 0.5f;
     }
     dt[i] = step;
     log_alpha[i] = i < length ? decay : 0.0f;
-    gam[i] = i < length ? lam * step : 0.0f;
-    del[i] = (1 - lam) * step;
+    gam[i] = i < length ? raw.lam * step : 0.0f;
+    del[i] = (1 - raw.lam) * step;
+    return raw;
   }
   /// The lookahead weights s_i = gam_i + del_{i+1} (models.md 3.4). Threads 0..rows-1.
   __device__ void weights(int rows, int length) {
@@ -122,92 +131,82 @@ struct Mamba3Tokens {
   }
 };
 
-/// Rows of B and C of one head: normed, biased, rotated. Lane l of a warp holds columns 2 l, 2 l + 1 and 64 more of each:
-/// the pairs that turn together.
-struct Mamba3Row {
-  float k[4], q[4];    // k' and q' before rotation
-  float inv_k, inv_q;  // 1 / rms of the raw rows; 1 without a norm
-  __device__ static int column(int l, int part) { return 2 * l + 64 * part; }
-};
-
-/// The constants that a lane multiplies and adds, read once.
+/// Norm weights and biases of B and C of one head, in the columns of this lane.
+template <int kParts>
 struct Mamba3Lane {
-  float norm_k[4], norm_q[4], bias_k[4], bias_q[4];
+  float2 norm_k[kParts], norm_q[kParts], bias_k[kParts], bias_q[kParts];
   bool has_norm_k, has_norm_q;
   __device__ Mamba3Lane(const Mamba3Args& a, int member, int h) {
     const int N = a.dims.d_state;
     const float *nk = a.B_norm.at(member), *nq = a.C_norm.at(member), *bk = a.B_bias.at(member),
                 *bq = a.C_bias.at(member);
     has_norm_k = nk != nullptr, has_norm_q = nq != nullptr;
+    auto value = [&](const float* from, int c, float otherwise) {
+      return from != nullptr && c < N ? from[c] : otherwise;
+    };
 #pragma unroll
-    for (int e = 0; e < 4; ++e) {
-      const int c = Mamba3Row::column(lane_id(), e / 2) + e % 2;
-      const bool in = c < N;
-      norm_k[e] = in && nk != nullptr ? nk[c] : 1.0f;
-      norm_q[e] = in && nq != nullptr ? nq[c] : 1.0f;
-      bias_k[e] = in && bk != nullptr ? bk[h * N + c] : 0.0f;
-      bias_q[e] = in && bq != nullptr ? bq[h * N + c] : 0.0f;
+    for (int part = 0; part < kParts; ++part) {
+      const int c = LanePairs<kParts>::column(part);
+      norm_k[part] = make_float2(value(nk, c, 1), value(nk, c + 1, 1));
+      norm_q[part] = make_float2(value(nq, c, 1), value(nq, c + 1, 1));
+      if (bk != nullptr) bk += part == 0 ? h * N : 0;
+      if (bq != nullptr) bq += part == 0 ? h * N : 0;
+      bias_k[part] = make_float2(value(bk, c, 0), value(bk, c + 1, 0));
+      bias_q[part] = make_float2(value(bq, c, 0), value(bq, c + 1, 0));
     }
   }
 };
 
-/// All lanes of a warp, for one token. `row`: its row of proj; g: the head's group.
-__device__ __forceinline__ Mamba3Row mamba3_row(const Mamba3Args& a, const Mamba3Lane& lane,
-                                                const float* row, int g) {
-  const int N = a.dims.d_state;
-  Mamba3Row out;
-  float square_k = 0, square_q = 0;
-#pragma unroll
-  for (int part = 0; part < 2; ++part) {
-    const int c = Mamba3Row::column(lane_id(), part);
-    float2 k = make_float2(0, 0), q = make_float2(0, 0);
-    const float *from_k = row + a.col.B + g * N + c, *from_q = row + a.col.C + g * N + c;
-    if (c + 1 < N) {
-      k = load2(from_k, a.vectors), q = load2(from_q, a.vectors);
-    } else if (c < N) {
-      k.x = from_k[0], q.x = from_q[0];
-    }
-    out.k[2 * part] = k.x, out.k[2 * part + 1] = k.y;
-    out.q[2 * part] = q.x, out.q[2 * part + 1] = q.y;
-    square_k += k.x * k.x + k.y * k.y, square_q += q.x * q.x + q.y * q.y;
-  }
-  out.inv_k = lane.has_norm_k ? 1.0f / sqrtf(warp_sum(square_k) / N + a.eps) : 1.0f;
-  out.inv_q = lane.has_norm_q ? 1.0f / sqrtf(warp_sum(square_q) / N + a.eps) : 1.0f;
-#pragma unroll
-  for (int e = 0; e < 4; ++e) {
-    out.k[e] = out.k[e] * out.inv_k * lane.norm_k[e] + lane.bias_k[e];
-    out.q[e] = out.q[e] * out.inv_q * lane.norm_q[e] + lane.bias_q[e];
-  }
-  return out;
-}
+/// One token's rows of B and C on their way through norm, bias and rotation. All lanes of a warp.
+template <int kParts>
+struct Mamba3Row {
+  LanePairs<kParts> k, q;
+  float inv_k, inv_q, same;  // 1 / rms of the raw rows, 1 without a norm; k'.q'
 
-/// Writes the row's rotated k and q at `k`, `q` (shared memory, zero beyond d_state up to a multiple of 16). angle(j): of pair
-/// j < nangles; asked only when something turns.
-template <class Angle>
-__device__ __forceinline__ void rotate_and_store(const Mamba3Args& a, const Mamba3Row& row,
-                                                 Angle&& angle, float* k, float* q) {
-  const int padded = round16(a.dims.d_state);
+  /// Raw rows in, k' and q' out.
+  __device__ __forceinline__ void norm_and_bias(const Mamba3Lane<kParts>& lane, int N, float eps) {
+    float square_k = 0, square_q = 0;
 #pragma unroll
-  for (int part = 0; part < 2; ++part) {
-    const int c = Mamba3Row::column(lane_id(), part);
-    if (c >= padded) continue;
-    float k0 = row.k[2 * part], k1 = row.k[2 * part + 1], q0 = row.q[2 * part],
-          q1 = row.q[2 * part + 1];
-    if (a.rotation != Mamba3ScanAttrs::Rotation::kNone && c / 2 < a.nangles) {
-      float s, co;
-      sincosf(angle(c / 2), &s, &co);
-      const float k_turned = k0 * s + k1 * co, q_turned = q0 * s + q1 * co;
-      k0 = k0 * co - k1 * s, q0 = q0 * co - q1 * s;
-      k1 = k_turned, q1 = q_turned;
+    for (int part = 0; part < kParts; ++part) {
+      square_k += k.v[part].x * k.v[part].x + k.v[part].y * k.v[part].y;
+      square_q += q.v[part].x * q.v[part].x + q.v[part].y * q.v[part].y;
     }
-    k[c] = k0, k[c + 1] = k1;
-    q[c] = q0, q[c + 1] = q1;
+    inv_k = lane.has_norm_k ? 1.0f / sqrtf(warp_sum(square_k) / N + eps) : 1.0f;
+    inv_q = lane.has_norm_q ? 1.0f / sqrtf(warp_sum(square_q) / N + eps) : 1.0f;
+    same = 0;
+#pragma unroll
+    for (int part = 0; part < kParts; ++part) {
+      float2 &a = k.v[part], &b = q.v[part];
+      a.x = a.x * inv_k * lane.norm_k[part].x + lane.bias_k[part].x;
+      a.y = a.y * inv_k * lane.norm_k[part].y + lane.bias_k[part].y;
+      b.x = b.x * inv_q * lane.norm_q[part].x + lane.bias_q[part].x;
+      b.y = b.y * inv_q * lane.norm_q[part].y + lane.bias_q[part].y;
+      same += a.x * b.x + a.y * b.y;
+    }
+    same = warp_sum(same);
   }
-}
 
-/// Zeroes the padded columns of a row past the last token. All lanes of a warp.
-__device__ __forceinline__ void zero_row(float* row, int columns) {
-  for (int c = lane_id(); c < columns; c += kWarp) row[c] = 0;
-}
+  /// angle[part]: of this lane's pair; pairs from nangles on stay.
+  __device__ __forceinline__ void rotate(const float (&angle)[kParts], int nangles) {
+#pragma unroll
+    for (int part = 0; part < kParts; ++part) {
+      if (LanePairs<kParts>::column(part) / 2 >= nangles) continue;
+      float sine, cosine;
+      sincosf(angle[part], &sine, &cosine);
+      auto turn = [&](float2& x) {
+        x = make_float2(x.x * cosine - x.y * sine, x.x * sine + x.y * cosine);
+      };
+      turn(k.v[part]), turn(q.v[part]);
+    }
+  }
+  __device__ __forceinline__ void clear() {
+#pragma unroll
+    for (int part = 0; part < kParts; ++part) k.v[part] = q.v[part] = make_float2(0, 0);
+    inv_k = inv_q = same = 0;
+  }
+};
+
+/// Rows that a warp reads at once, so that their loads are in flight together.
+constexpr int kRowsAtOnce = 4;
 
 }  // namespace statelab::cuda

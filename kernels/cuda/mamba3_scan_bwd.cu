@@ -25,7 +25,7 @@ __host__ __device__ int backward_floats(const ScanDims& d, int nangles) {
   const Mamba3Memory m(d.rows, d.headdim, d.d_state);
   return 2 * d.rows * m.pitch_n + x_floats(d, m) + d.rows * m.pitch_p + m.score(nangles) +
          (d.nchunks > 1 ? m.state(d.headdim) : 0) + Mamba3Tokens::kFloats + Decay<false>::kFloats +
-         5 * kTokens + 12 * kMaxChunk + 16 + 4 * kMaxBlocks * round16(d.d_state);
+         4 * kTokens + 12 * kMaxChunk + 16 + 4 * kMaxBlocks * round16(d.d_state);
 }
 
 /// A block's partial sums, in the order of the op's outputs after dproj.
@@ -67,12 +67,13 @@ __global__ void __launch_bounds__(kScanThreads, kN > 0 ? 2 : 1)
   Mamba3Tokens token(take(Mamba3Tokens::kFloats));
   float* decay = take(Decay<false>::kFloats);
   float *same = take(kTokens), *inv_k = take(kTokens), *inv_q = take(kTokens),
-        *ddiag = take(kTokens), *diag = take(kTokens);
+        *ddiag = take(kTokens);
   float *row_x = take(2 * kMaxChunk), *column_x = take(4 * kMaxChunk),
         *f_part = take(2 * kMaxChunk), *e_part = take(2 * kMaxChunk),
         *dw_part = take(2 * kMaxChunk);
   float *warp_part = take(8), *pending_memory = take(8);
   float* column_sums = take(4 * kMaxBlocks * Np);  // B_bias, C_bias, B_norm, C_norm by row tile
+  float* diag = dw_part;                           // read before the first of those is written
   float* dphi = square;                            // (rows, S), when the square is done with
   float *dot_k = row_x, *dot_q = column_x, *ddt_angle = f_part + kMaxChunk;
   Pending& pending = *reinterpret_cast<Pending*>(pending_memory);
@@ -109,6 +110,8 @@ __global__ void __launch_bounds__(kScanThreads, kN > 0 ? 2 : 1)
   const bool turns = a.rotation != Rotation::kNone,
              learned = a.rotation == Rotation::kDataDependent;
   constexpr int kOwnedN = owned_blocks(kN), kOwnedP = owned_blocks(kP);
+  constexpr int kPartsN = lane_parts(kN), kPartsP = lane_parts(kP);
+  const bool vectors = kN > 0 || a.vectors;  // the sized kernels are launched with vectors only
   const int blocks_n = Np / 16, n0 = warp % 2 * (Np / 2);
   const int64_t first_token = static_cast<int64_t>(b) * d.seqlen;
   const float* proj_b = a.proj.at(member) + first_token * d.width;
@@ -125,10 +128,10 @@ __global__ void __launch_bounds__(kScanThreads, kN > 0 ? 2 : 1)
     const bool first_of_group = h % heads_per_group == 0,
                last_of_group = h % heads_per_group == heads_per_group - 1;
     const float bias = a.dt_bias.at(member)[h], D = a.D.at(member)[h];
-    const Mamba3Lane lane(a, member, h);
+    const Mamba3Lane<kPartsN> lane(a, member, h);
     float running_dphi = 0;            // of pair `thread`, over the tokens done
     float sum_D = 0, sum_dt_bias = 0;  // of token `thread` of all chunks
-    float sum_norm[4] = {0, 0, 0, 0};  // of channel lane + 32 e
+    LanePairs<kPartsP> sum_norm{};     // of this lane's channels
     for (int chunk = d.nchunks - 1; chunk >= 0; --chunk) {
       const int t0 = chunk * d.chunk, length = min(d.chunk, d.seqlen - t0);
       c.first = chunk == 0, c.last = chunk == d.nchunks - 1;
@@ -136,72 +139,105 @@ __global__ void __launch_bounds__(kScanThreads, kN > 0 ? 2 : 1)
       float* dproj_c = dproj_b + static_cast<int64_t>(t0) * d.width;
 
       // ---- tokens, rows, gate
-      token.compute(a, proj_b, bias, h, t0, length);
+      const Mamba3Tokens::Raw own_raw = token.compute(a, proj_b, bias, h, t0, length);
       __syncthreads();
       token.weights(rows, length);
       c.decay.build(token.log_alpha, rows);
       for (int i = thread; i < 2 * kMaxChunk; i += kScanThreads) row_x[i] = 0;
       for (int i = thread; i < 4 * kMaxChunk; i += kScanThreads) column_x[i] = 0;
-      for (int i = warp; i < rows; i += kScanWarps) {
-        if (i >= length) {
-          zero_row(q + i * m.pitch_n, Np), zero_row(k + i * m.pitch_n, Np);
-          zero_row(x + i * m.pitch_p, Pp), zero_row(dout + i * m.pitch_p, Pp);
-          if (lane_id() == 0) same[i] = inv_k[i] = inv_q[i] = diag[i] = 0;
-          continue;
-        }
-        const float* row = proj_c + static_cast<int64_t>(i) * d.width;
-        const Mamba3Row r = mamba3_row(a, lane, row, group);
-        float product = 0;
+      for (int base = warp; base < rows; base += kScanWarps * kRowsAtOnce) {
+        Mamba3Row<kPartsN> r[kRowsAtOnce];
+        LanePairs<kPartsP> x_row[kRowsAtOnce], z[kRowsAtOnce], g_row[kRowsAtOnce],
+            o_row[kRowsAtOnce];
+        float angle[kRowsAtOnce][kPartsN];
 #pragma unroll
-        for (int e = 0; e < 4; ++e) product += r.k[e] * r.q[e];
-        product = warp_sum(product);
-        if (lane_id() == 0) {
-          same[i] = product, diag[i] = token.gam[i] * product + D;
-          inv_k[i] = r.inv_k, inv_q[i] = r.inv_q;
-        }
-        rotate_and_store(
-            a, r,
-            [&](int j) {
-              return learned ? phi[((first_token + t0 + i) * H + h) * S + j]
-                             : standard_angle(t0 + i, j, S);
-            },
-            k + i * m.pitch_n, q + i * m.pitch_n);
-        const int64_t at = (first_token + t0 + i) * d_inner + h * P;
-        const float* z_row = row + a.col.z + h * P;
-        float* dz_row = dproj_c + static_cast<int64_t>(i) * d.width + a.col.z + h * P;
-        float o_e[4], dy_e[4], z_e[4], square_o = 0;
+        for (int u = 0; u < kRowsAtOnce; ++u) {
+          const int i = min(base + u * kScanWarps, length - 1);
+          const float* row = proj_c + static_cast<int64_t>(i) * d.width;
+          const int64_t at = (first_token + t0 + i) * d_inner + h * P;
+          r[u].k.load(row + a.col.B + group * N, N, vectors);
+          r[u].q.load(row + a.col.C + group * N, N, vectors);
+          x_row[u].load(row + a.col.x + h * P, P, vectors);
+          z[u].load(row + a.col.z + h * P, P, vectors);
+          g_row[u].load(dy + at, P, vectors);
+          o_row[u].load(o + at, P, vectors);
 #pragma unroll
-        for (int e = 0; e < 4; ++e) {
-          const int p = lane_id() + kWarp * e;
-          const bool in = p < P;
-          o_e[e] = in ? o[at + p] : 0, dy_e[e] = in ? dy[at + p] : 0, z_e[e] = in ? z_row[p] : 0;
-          square_o += o_e[e] * o_e[e];
-        }
-        float inverse = 1, dot = 0;
-        if (norm != nullptr) {
-          inverse = 1.0f / sqrtf(warp_sum(square_o) / P + a.eps);
-#pragma unroll
-          for (int e = 0; e < 4; ++e) {
-            const int p = lane_id() + kWarp * e;
-            if (p < P) dot += dy_e[e] * z_e[e] * sigmoidf(z_e[e]) * norm[h * P + p] * o_e[e];
+          for (int part = 0; part < kPartsN; ++part) {
+            const int j = min(LanePairs<kPartsN>::column(part) / 2, S - 1);
+            angle[u][part] = 0;
+            if (learned) {
+              angle[u][part] = __ldg(phi + ((first_token + t0 + i) * H + h) * S + j);
+            } else if (turns) {
+              angle[u][part] = standard_angle(t0 + i, j, S);
+            }
           }
-          dot = warp_sum(dot) * inverse / P;
         }
 #pragma unroll
-        for (int e = 0; e < 4; ++e) {
-          const int p = lane_id() + kWarp * e;
-          if (p >= Pp) continue;
-          const float sig = sigmoidf(z_e[e]), gated = dy_e[e] * z_e[e] * sig;
-          float value = gated, through = o_e[e];
-          if (norm != nullptr && p < P) {
-            const float weight = norm[h * P + p];
-            value = inverse * (gated * weight - o_e[e] * inverse * dot);
-            through = o_e[e] * inverse * weight;
-            sum_norm[e] += gated * o_e[e] * inverse;
+        for (int u = 0; u < kRowsAtOnce; ++u) {
+          const int i = base + u * kScanWarps;
+          if (i >= rows) continue;
+          r[u].norm_and_bias(lane, N, a.eps);
+          if (turns) r[u].rotate(angle[u], S);
+          float inverse = 1, dot = 0;
+          if (norm != nullptr) {
+            float square_o = 0;
+#pragma unroll
+            for (int part = 0; part < kPartsP; ++part)
+              square_o +=
+                  o_row[u].v[part].x * o_row[u].v[part].x + o_row[u].v[part].y * o_row[u].v[part].y;
+            inverse = 1.0f / sqrtf(warp_sum(square_o) / P + a.eps);
           }
-          dout[i * m.pitch_p + p] = value;
-          x[i * m.pitch_p + p] = p < P ? row[a.col.x + h * P + p] : 0.0f;
-          if (p < P) dz_row[p] = dy_e[e] * through * sig * (1 + z_e[e] * (1 - sig));
+          auto weight_of = [&](int p) { return norm != nullptr && p < P ? norm[h * P + p] : 1.0f; };
+          LanePairs<kPartsP> dz, gated;
+#pragma unroll
+          for (int part = 0; part < kPartsP; ++part) {
+            const int p = LanePairs<kPartsP>::column(part);
+            const float w0 = weight_of(p), w1 = weight_of(p + 1);
+            const float2 gate = z[u].v[part], dy2 = g_row[u].v[part], o2 = o_row[u].v[part];
+            const float s0 = sigmoidf(gate.x), s1 = sigmoidf(gate.y);
+            gated.v[part] = make_float2(dy2.x * gate.x * s0, dy2.y * gate.y * s1);
+            dz.v[part] = make_float2(dy2.x * o2.x * inverse * w0 * s0 * (1 + gate.x * (1 - s0)),
+                                     dy2.y * o2.y * inverse * w1 * s1 * (1 + gate.y * (1 - s1)));
+            dot += gated.v[part].x * w0 * o2.x + gated.v[part].y * w1 * o2.y;
+          }
+          if (norm != nullptr) {
+            dot = warp_sum(dot) * inverse / P;
+#pragma unroll
+            for (int part = 0; part < kPartsP; ++part) {
+              const int p = LanePairs<kPartsP>::column(part);
+              const float2 o2 = o_row[u].v[part];
+              float2& value = gated.v[part];
+              if (i < length) {
+                sum_norm.v[part].x += value.x * o2.x * inverse;
+                sum_norm.v[part].y += value.y * o2.y * inverse;
+              }
+              value.x = inverse * (value.x * weight_of(p) - o2.x * inverse * dot);
+              value.y = inverse * (value.y * weight_of(p + 1) - o2.y * inverse * dot);
+            }
+          }
+          if (i < length) {
+            float* dz_row = dproj_c + static_cast<int64_t>(i) * d.width + a.col.z + h * P;
+#pragma unroll
+            for (int part = 0; part < kPartsP; ++part) {
+              const int p = LanePairs<kPartsP>::column(part);
+              if (p + 1 < P) {
+                store2(dz_row + p, dz.v[part].x, dz.v[part].y, vectors);
+              } else if (p < P) {
+                dz_row[p] = dz.v[part].x;
+              }
+            }
+          } else {
+            r[u].clear();
+#pragma unroll
+            for (int part = 0; part < kPartsP; ++part)
+              gated.v[part] = x_row[u].v[part] = make_float2(0, 0);
+          }
+          r[u].k.store(k + i * m.pitch_n, Np), r[u].q.store(q + i * m.pitch_n, Np);
+          x_row[u].store(x + i * m.pitch_p, Pp), gated.store(dout + i * m.pitch_p, Pp);
+          if (lane_id() == 0) {
+            same[i] = r[u].same, inv_k[i] = r[u].inv_k, inv_q[i] = r[u].inv_q;
+            diag[i] = i < length ? token.gam[i] * r[u].same + D : 0.0f;
+          }
         }
       }
       __syncthreads();
@@ -212,7 +248,7 @@ __global__ void __launch_bounds__(kScanThreads, kN > 0 ? 2 : 1)
       float dk[kOwnedN][4] = {};
       if (c.owns_rows()) {
         chunk_dk<kPrecision>(c, dk);
-        chunk_dx<kPrecision, kOwnedP>(c, dproj_c + a.col.x + h * P, d.width, length, P, a.vectors);
+        chunk_dx<kPrecision, kOwnedP>(c, dproj_c + a.col.x + h * P, d.width, length, P, vectors);
       }
       __syncthreads();  // x has been read
 
@@ -232,148 +268,221 @@ __global__ void __launch_bounds__(kScanThreads, kN > 0 ? 2 : 1)
       combine_parts(c);
       __syncthreads();  // row_x and column_x are dot_k and dot_q from here
 
-      // ---- through rotation, bias and norm of B and C
-      if (c.owns_rows()) {
-        float low_k = 0, low_q = 0, high_k = 0, high_q = 0;
+      // ---- through rotation, bias and norm of B and C; all loads of a step before its arithmetic
+      const bool norms = last_of_group && (B_norm != nullptr || C_norm != nullptr);
+      /// f(n, high, token, column) for this lane's pairs of columns.
+      auto each_pair = [&](auto&& f) {
 #pragma unroll
         for (int n = 0; n < kOwnedN; ++n) {
           if (n >= blocks_n) continue;
-          const int column = n0 + n * 8 + 2 * t;
-          float sum_k[2] = {0, 0}, sum_q[2] = {0, 0};
 #pragma unroll
-          for (int high = 0; high < 2; ++high) {
-            const int i = row0 + g + 8 * high;
-            float &dk0 = dk[n][2 * high], &dk1 = dk[n][2 * high + 1], &dq0 = dq[n][2 * high],
-                  &dq1 = dq[n][2 * high + 1];
-            float k0 = k[i * m.pitch_n + column], k1 = k[i * m.pitch_n + column + 1],
-                  q0 = q[i * m.pitch_n + column], q1 = q[i * m.pitch_n + column + 1];
-            dk0 *= token.w[i], dk1 *= token.w[i];
-            if (turns && column / 2 < S && i < length) {
-              const float angle = learned ? phi[((first_token + t0 + i) * H + h) * S + column / 2]
-                                          : standard_angle(t0 + i, column / 2, S);
-              float s, co;
-              sincosf(angle, &s, &co);
-              if (learned) dphi[i * S + column / 2] = (dq1 * q0 - dq0 * q1) + (dk1 * k0 - dk0 * k1);
-              auto back = [&](float& first, float& second) {
-                const float turned = first * co + second * s;
-                second = second * co - first * s;
-                first = turned;
-              };
-              back(dk0, dk1), back(dq0, dq1), back(k0, k1), back(q0, q1);
-            }
-            const float dsame = token.gam[i] * ddiag[i];
-            dk0 += dsame * q0, dk1 += dsame * q1;
-            dq0 += dsame * k0, dq1 += dsame * k1;
-            sum_k[0] += dk0, sum_k[1] += dk1, sum_q[0] += dq0, sum_q[1] += dq1;
-            if (i >= length || column >= N) continue;
-            // Earlier heads of the group have left their sums here.
-            const float* raw = proj_c + static_cast<int64_t>(i) * d.width + group * N + column;
-            float* to = dproj_c + static_cast<int64_t>(i) * d.width + group * N + column;
-            const bool two = column + 1 < N;
-            if (!first_of_group) {
-              dk0 += to[a.col.B], dq0 += to[a.col.C];
-              if (two) dk1 += to[a.col.B + 1], dq1 += to[a.col.C + 1];
-            }
-            if (!last_of_group || B_norm == nullptr) {
-              to[a.col.B] = dk0;
-              if (two) to[a.col.B + 1] = dk1;
-            }
-            if (!last_of_group || C_norm == nullptr) {
-              to[a.col.C] = dq0;
-              if (two) to[a.col.C + 1] = dq1;
-            }
-            if (last_of_group && B_norm != nullptr) {
-              float dot = dk0 * B_norm[column] * raw[a.col.B];
-              if (two) dot += dk1 * B_norm[column + 1] * raw[a.col.B + 1];
-              (high ? high_k : low_k) += dot;
-            }
-            if (last_of_group && C_norm != nullptr) {
-              float dot = dq0 * C_norm[column] * raw[a.col.C];
-              if (two) dot += dq1 * C_norm[column + 1] * raw[a.col.C + 1];
-              (high ? high_q : low_q) += dot;
-            }
+          for (int high = 0; high < 2; ++high) f(n, high, row0 + g + 8 * high, n0 + n * 8 + 2 * t);
+        }
+      };
+      /// Two neighbours of a row, zero past the ends; `fresh`: not written by this kernel.
+      auto pair_at = [&](const float* base, int i, int column, bool fresh) {
+        const float* from = base + static_cast<int64_t>(min(i, length - 1)) * d.width + column;
+        float2 out = make_float2(0, 0);
+        if (column + 1 < N) {
+          if (fresh) {
+            out = load2(from, vectors);
+          } else if (vectors) {
+            out = *reinterpret_cast<const float2*>(from);
+          } else {
+            out = make_float2(from[0], from[1]);
           }
+        } else if (column < N) {
+          out.x = *from;
+        }
+        return out;
+      };
+      auto store_pair = [&](float* base, int i, int column, float first, float second) {
+        if (i >= length) return;
+        float* to = base + static_cast<int64_t>(i) * d.width + column;
+        if (column + 1 < N) {
+          store2(to, first, second, vectors);
+        } else if (column < N) {
+          *to = first;
+        }
+      };
+      float* const to_k = dproj_c + a.col.B + group * N;
+      float* const to_q = dproj_c + a.col.C + group * N;
+      if (c.owns_rows()) {
+        float angle[kOwnedN][2];
+        each_pair([&](int n, int high, int i, int column) {
+          const int j = min(column / 2, S - 1), token_i = min(i, length - 1);
+          angle[n][high] = 0;
+          if (learned) {
+            angle[n][high] = __ldg(phi + ((first_token + t0 + token_i) * H + h) * S + j);
+          } else if (turns) {
+            angle[n][high] = standard_angle(t0 + token_i, j, S);
+          }
+        });
+        each_pair([&](int n, int high, int i, int column) {
+          float &dk0 = dk[n][2 * high], &dk1 = dk[n][2 * high + 1], &dq0 = dq[n][2 * high],
+                &dq1 = dq[n][2 * high + 1];
+          const float2 k2 = *reinterpret_cast<const float2*>(k + i * m.pitch_n + column),
+                       q2 = *reinterpret_cast<const float2*>(q + i * m.pitch_n + column);
+          float k0 = k2.x, k1 = k2.y, q0 = q2.x, q1 = q2.y;
+          dk0 *= token.w[i], dk1 *= token.w[i];
+          if (turns && column / 2 < S) {
+            float sine, cosine;
+            sincosf(angle[n][high], &sine, &cosine);
+            if (learned && i < length)
+              dphi[i * S + column / 2] = (dq1 * q0 - dq0 * q1) + (dk1 * k0 - dk0 * k1);
+            auto back = [&](float& first, float& second) {
+              const float turned = first * cosine + second * sine;
+              second = second * cosine - first * sine;
+              first = turned;
+            };
+            back(dk0, dk1), back(dq0, dq1), back(k0, k1), back(q0, q1);
+          }
+          const float dsame = token.gam[i] * ddiag[i];
+          dk0 += dsame * q0, dk1 += dsame * q1;
+          dq0 += dsame * k0, dq1 += dsame * k1;
+        });
+#pragma unroll
+        for (int n = 0; n < kOwnedN; ++n) {
+          if (n >= blocks_n) continue;
 #pragma unroll
           for (int e = 0; e < 2; ++e) {
-            sum_k[e] = column_sum(sum_k[e]), sum_q[e] = column_sum(sum_q[e]);
+            const float sum_k = column_sum(dk[n][e] + dk[n][2 + e]),
+                        sum_q = column_sum(dq[n][e] + dq[n][2 + e]);
             if (g == 0) {
-              column_sums[row_tile * Np + column + e] += sum_k[e];
-              column_sums[(kMaxBlocks + row_tile) * Np + column + e] += sum_q[e];
+              const int column = n0 + n * 8 + 2 * t + e;
+              column_sums[row_tile * Np + column] += sum_k;
+              column_sums[(kMaxBlocks + row_tile) * Np + column] += sum_q;
             }
           }
         }
-        store_row_parts(c, dot_k, low_k, high_k);
-        store_row_parts(c, dot_q, low_q, high_q);
+        if (!first_of_group) {  // earlier heads of the group have left their sums in dproj
+          float2 old[kOwnedN][2];
+          each_pair([&](int n, int high, int i, int column) {
+            old[n][high] = pair_at(to_k, i, column, false);
+          });
+          each_pair([&](int n, int high, int, int) {
+            dk[n][2 * high] += old[n][high].x, dk[n][2 * high + 1] += old[n][high].y;
+          });
+          each_pair([&](int n, int high, int i, int column) {
+            old[n][high] = pair_at(to_q, i, column, false);
+          });
+          each_pair([&](int n, int high, int, int) {
+            dq[n][2 * high] += old[n][high].x, dq[n][2 * high + 1] += old[n][high].y;
+          });
+        }
+        if (!last_of_group || B_norm == nullptr) {
+          each_pair([&](int n, int high, int i, int column) {
+            store_pair(to_k, i, column, dk[n][2 * high], dk[n][2 * high + 1]);
+          });
+        }
+        if (!last_of_group || C_norm == nullptr) {
+          each_pair([&](int n, int high, int i, int column) {
+            store_pair(to_q, i, column, dq[n][2 * high], dq[n][2 * high + 1]);
+          });
+        }
+        if (norms) {
+          auto dots = [&](const float* weight, int column0, const float(&dv)[kOwnedN][4],
+                          float* part) {
+            if (weight == nullptr) return;
+            float2 raw[kOwnedN][2];
+            each_pair([&](int n, int high, int i, int column) {
+              raw[n][high] = pair_at(proj_c + column0 + group * N, i, column, true);
+            });
+            float low = 0, high_sum = 0;
+            each_pair([&](int n, int high, int, int column) {
+              float dot = column < N ? dv[n][2 * high] * weight[column] * raw[n][high].x : 0.0f;
+              if (column + 1 < N) dot += dv[n][2 * high + 1] * weight[column + 1] * raw[n][high].y;
+              (high ? high_sum : low) += dot;
+            });
+            store_row_parts(c, part, low, high_sum);
+          };
+          dots(B_norm, a.col.B, dk, dot_k);
+          dots(C_norm, a.col.C, dq, dot_q);
+        }
       }
       __syncthreads();
-      if (c.owns_rows() && last_of_group && (B_norm != nullptr || C_norm != nullptr)) {
+      if (c.owns_rows() && norms) {
+        auto through_norm = [&](const float* weight, int column0, const float(&dv)[kOwnedN][4],
+                                const float* part, const float* inverse, float* to, int slot_of) {
+          if (weight == nullptr) return;
+          float2 raw[kOwnedN][2];
+          each_pair([&](int n, int high, int i, int column) {
+            raw[n][high] = pair_at(proj_c + column0 + group * N, i, column, true);
+          });
+          const float inv[2] = {inverse[row0 + g], inverse[row0 + g + 8]};
+          const float mean[2] = {
+              (part[row0 + g] + part[kMaxChunk + row0 + g]) * inv[0] / N,
+              (part[row0 + g + 8] + part[kMaxChunk + row0 + g + 8]) * inv[1] / N};
 #pragma unroll
-        for (int n = 0; n < kOwnedN; ++n) {
-          if (n >= blocks_n) continue;
-          const int column = n0 + n * 8 + 2 * t;
-          float sum_k[2] = {0, 0}, sum_q[2] = {0, 0};
+          for (int n = 0; n < kOwnedN; ++n) {
+            if (n >= blocks_n) continue;
+            const int column = n0 + n * 8 + 2 * t;
+            const float w0 = column < N ? weight[column] : 0.0f,
+                        w1 = column + 1 < N ? weight[column + 1] : 0.0f;
+            float sum0 = 0, sum1 = 0;
 #pragma unroll
-          for (int high = 0; high < 2; ++high) {
-            const int i = row0 + g + 8 * high;
-            if (i >= length) continue;
-            const float* raw = proj_c + static_cast<int64_t>(i) * d.width + group * N + column;
-            float* to = dproj_c + static_cast<int64_t>(i) * d.width + group * N + column;
-            const float r_k = inv_k[i], r_q = inv_q[i];
-            const float mean_k = (dot_k[i] + dot_k[kMaxChunk + i]) * r_k / N,
-                        mean_q = (dot_q[i] + dot_q[kMaxChunk + i]) * r_q / N;
-#pragma unroll
-            for (int e = 0; e < 2; ++e) {
-              if (column + e >= N) continue;
-              if (B_norm != nullptr) {
-                const float value = dk[n][2 * high + e], xhat = raw[a.col.B + e] * r_k;
-                to[a.col.B + e] = r_k * (value * B_norm[column + e] - xhat * mean_k);
-                sum_k[e] += value * xhat;
-              }
-              if (C_norm != nullptr) {
-                const float value = dq[n][2 * high + e], xhat = raw[a.col.C + e] * r_q;
-                to[a.col.C + e] = r_q * (value * C_norm[column + e] - xhat * mean_q);
-                sum_q[e] += value * xhat;
-              }
+            for (int high = 0; high < 2; ++high) {
+              const float v0 = dv[n][2 * high], v1 = dv[n][2 * high + 1];
+              const float x0 = raw[n][high].x * inv[high], x1 = raw[n][high].y * inv[high];
+              store_pair(to, row0 + g + 8 * high, column, inv[high] * (v0 * w0 - x0 * mean[high]),
+                         inv[high] * (v1 * w1 - x1 * mean[high]));
+              sum0 += v0 * x0, sum1 += v1 * x1;  // rows past the last token: v = 0
             }
-          }
-#pragma unroll
-          for (int e = 0; e < 2; ++e) {
-            sum_k[e] = column_sum(sum_k[e]), sum_q[e] = column_sum(sum_q[e]);
+            sum0 = column_sum(sum0), sum1 = column_sum(sum1);
             if (g == 0) {
-              column_sums[(2 * kMaxBlocks + row_tile) * Np + column + e] += sum_k[e];
-              column_sums[(3 * kMaxBlocks + row_tile) * Np + column + e] += sum_q[e];
+              column_sums[(slot_of * kMaxBlocks + row_tile) * Np + column] += sum0;
+              column_sums[(slot_of * kMaxBlocks + row_tile) * Np + column + 1] += sum1;
             }
           }
-        }
+        };
+        through_norm(B_norm, a.col.B, dk, dot_k, inv_k, to_k, 2);
+        through_norm(C_norm, a.col.C, dq, dot_q, inv_q, to_q, 3);
       }
 
       // ---- angles: dphi_t = sum over the tokens from t on
       if (learned) {
         if (thread < S) {
-          for (int i = length - 1; i >= 0; --i) {
-            running_dphi += dphi[i * S + thread];
-            dphi[i * S + thread] = running_dphi;
+          for (int i0 = (length - 1) / 16 * 16; i0 >= 0; i0 -= 16) {
+            float own[16];
+#pragma unroll
+            for (int i = 0; i < 16; ++i) own[i] = dphi[min(i0 + i, length - 1) * S + thread];
+#pragma unroll
+            for (int i = 15; i >= 0; --i) {
+              if (i0 + i >= length) continue;
+              running_dphi += own[i];
+              dphi[(i0 + i) * S + thread] = running_dphi;
+            }
           }
         }
         __syncthreads();
       }
-      for (int i = warp; i < length; i += kScanWarps) {
-        const float* row = proj_c + static_cast<int64_t>(i) * d.width + a.col.ang;
-        float* to = dproj_c + static_cast<int64_t>(i) * d.width + a.col.ang;
-        float through = 0;
-        for (int j = lane_id(); j < S; j += kWarp) {
-          if (!learned) {
-            to[j] = 0;
-            continue;
+      for (int base = warp; base < length && S > 0; base += kScanWarps * kRowsAtOnce) {
+        for (int j0 = 0; j0 < S; j0 += kWarp) {
+          const int j = min(j0 + lane_id(), S - 1);
+          const bool in = j0 + lane_id() < S;
+          float tanh_j[kRowsAtOnce], old[kRowsAtOnce];
+#pragma unroll
+          for (int u = 0; u < kRowsAtOnce; ++u) {
+            const int64_t at =
+                static_cast<int64_t>(min(base + u * kScanWarps, length - 1)) * d.width + a.col.ang +
+                j;
+            tanh_j[u] = tanhf(__ldg(proj_c + at));
+            old[u] = learned && h > 0 ? dproj_c[at] : 0.0f;
           }
-          const float tanh_j = tanhf(row[j]);
-          through += kPi * tanh_j * dphi[i * S + j];
-          float dtheta = token.dt[i] * dphi[i * S + j];
-          if (h > 0) dtheta += to[j];
-          to[j] = h + 1 < H ? dtheta : dtheta * kPi * (1 - tanh_j * tanh_j);
+#pragma unroll
+          for (int u = 0; u < kRowsAtOnce; ++u) {
+            const int i = base + u * kScanWarps;
+            if (i >= length) continue;
+            const float angle_sum = learned ? dphi[i * S + j] : 0.0f;
+            const float through = warp_sum(in ? kPi * tanh_j[u] * angle_sum : 0.0f);
+            const float dtheta = old[u] + token.dt[i] * angle_sum;
+            if (in) {
+              dproj_c[static_cast<int64_t>(i) * d.width + a.col.ang + j] =
+                  h + 1 < H ? dtheta : dtheta * kPi * (1 - tanh_j[u] * tanh_j[u]);
+            }
+            if (lane_id() == 0) ddt_angle[i] = j0 == 0 ? through : ddt_angle[i] + through;
+          }
         }
-        through = warp_sum(through);
-        if (lane_id() == 0) ddt_angle[i] = through;
       }
       __syncthreads();
 
@@ -396,20 +505,15 @@ __global__ void __launch_bounds__(kScanThreads, kN > 0 ? 2 : 1)
       if (thread < length) {
         const int i = thread;
         const float da = log_alpha_cotangent(c, i, length, block_sum(warp_part));
-        const float* row = proj_c + static_cast<int64_t>(i) * d.width;
-        const float raw_A = row[a.col.dd_A + h], dt = token.dt[i];
+        const float dt = token.dt[i], raw_A = own_raw.A;
         const float f =
             a.heavy_tail ? (raw_A >= 0 ? 1 + raw_A : 1 / (1 - raw_A)) : softplusf(raw_A);
         const float slope = a.heavy_tail ? (raw_A >= 0 ? 1.0f : f * f) : sigmoidf(raw_A);
         const float A = -fmaxf(f, a.a_floor);
         dproj_c[static_cast<int64_t>(i) * d.width + a.col.dd_A + h] =
             f < a.a_floor ? 0.0f : -dt * da * slope;
-        const float lam = a.discretization == Discretization::kTrapezoidal
-                              ? sigmoidf(row[a.col.trap + h])
-                          : a.discretization == Discretization::kEuler ? 1.0f
-                                                                       : 0.5f;
         const Pending own = {A * da + (learned ? ddt_angle[i] : 0.0f),
-                             dw_part[i] + same[i] * ddiag[i], lam, dt, row[a.col.dd_dt + h] + bias};
+                             dw_part[i] + same[i] * ddiag[i], own_raw.lam, dt, own_raw.dt};
         sum_D += ddiag[i];
         if (i > 0) finish(own, t0 + i, dw_part[i - 1]);
         if (i == 0) {
@@ -425,11 +529,7 @@ __global__ void __launch_bounds__(kScanThreads, kN > 0 ? 2 : 1)
     float* sums = e_part;
     if (thread < kMaxChunk) sums[thread] = sum_D, sums[kMaxChunk + thread] = sum_dt_bias;
     if (norm != nullptr) {
-#pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        const int p = lane_id() + kWarp * e;
-        if (p < P) dout[warp * P + p] = sum_norm[e];
-      }
+      sum_norm.store(dout + warp * Pp, Pp);
     }
     __syncthreads();
     if (thread < 2) {
@@ -440,7 +540,7 @@ __global__ void __launch_bounds__(kScanThreads, kN > 0 ? 2 : 1)
     for (int p = thread; p < P; p += kScanThreads) {
       float total = 0;
       if (norm != nullptr) {
-        for (int w = 0; w < kScanWarps; ++w) total += dout[w * P + p];
+        for (int w = 0; w < kScanWarps; ++w) total += dout[w * Pp + p];
       }
       partial[slot.norm + h * P + p] = total;
     }
@@ -478,7 +578,7 @@ void launch_sized(const Mamba3Args& a, int members, CUstream_st* stream) {
 
 template <Precision kPrecision>
 void launch_precision(const Mamba3Args& a, int members, CUstream_st* stream) {
-  if (a.dims.headdim == 64 && a.dims.d_state == 64) {
+  if (a.vectors && a.dims.headdim == 64 && a.dims.d_state == 64) {
     launch_sized<kPrecision, 64, 64>(a, members, stream);
   } else {
     launch_sized<kPrecision, 0, 0>(a, members, stream);

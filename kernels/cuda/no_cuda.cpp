@@ -3,6 +3,7 @@
 #include "kernels/cuda/kernel.h"
 #include "kernels/cuda/run_op.h"
 #include "kernels/cuda/runtime.h"
+#include "kernels/cuda/time_op.h"
 
 namespace statelab {
 namespace {
@@ -30,6 +31,11 @@ std::vector<OpRun> run_op_cuda(Op, const Attributes&, const std::vector<std::vec
                                Precision, int) {
   refuse();
 }
+
+CudaTiming time_op_cuda(Op, const Attributes&, const std::vector<OpArray>&, int, Precision, int) {
+  refuse();
+}
+double cuda_copy_rate(int) { refuse(); }
 
 CudaMemoryInfo cuda_memory_info(int) { refuse(); }
 CudaStream::CudaStream(int device) : device_(device) { refuse(); }

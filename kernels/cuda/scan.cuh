@@ -62,9 +62,10 @@ ScanDims scan_dims(const Attrs& a, const Shape& proj) {
           proj[2]};
 }
 
+/// Two neighbouring reals of memory that the kernel does not write.
 __device__ __forceinline__ float2 load2(const float* from, bool together) {
-  if (together) return *reinterpret_cast<const float2*>(from);
-  return make_float2(from[0], from[1]);
+  if (together) return __ldg(reinterpret_cast<const float2*>(from));
+  return make_float2(__ldg(from), __ldg(from + 1));
 }
 __device__ __forceinline__ void store2(float* to, float first, float second, bool together) {
   if (together) {
@@ -73,6 +74,35 @@ __device__ __forceinline__ void store2(float* to, float first, float second, boo
     to[0] = first, to[1] = second;
   }
 }
+
+/// A lane's share of a row of n columns: columns 2 l, 2 l + 1 and, with two parts, 64 more of each; zero from column n on.
+/// kParts is known, and n too where speed counts: then there is no branch between the loads of several rows.
+template <int kParts>
+struct LanePairs {
+  float2 v[kParts];
+  __device__ __forceinline__ static int column(int part) { return 2 * lane_id() + 64 * part; }
+  __device__ __forceinline__ void load(const float* row, int n, bool together) {
+#pragma unroll
+    for (int part = 0; part < kParts; ++part) {
+      const int c = column(part);
+      v[part] = make_float2(0, 0);
+      if (c + 1 < n) {
+        v[part] = load2(row + c, together);
+      } else if (c < n) {
+        v[part].x = __ldg(row + c);
+      }
+    }
+  }
+  /// Into shared memory, `columns` of them (even).
+  __device__ __forceinline__ void store(float* row, int columns) const {
+#pragma unroll
+    for (int part = 0; part < kParts; ++part) {
+      if (column(part) < columns) *reinterpret_cast<float2*>(row + column(part)) = v[part];
+    }
+  }
+};
+/// Parts of a row with n columns, n = 0: known at run time, at most 128.
+__host__ __device__ constexpr int lane_parts(int n) { return n > 0 && n <= 64 ? 1 : 2; }
 
 __device__ __forceinline__ float softplusf(float x) { return x > 20.0f ? x : log1pf(expf(x)); }
 __device__ __forceinline__ float sigmoidf(float x) { return 1.0f / (1.0f + expf(-x)); }
@@ -109,10 +139,21 @@ struct Decay {
     if (i < rows) {
       const int first = i / 16 * 16, end = first + 16;
       float here = neutral, rest = neutral, before = neutral, after = neutral;
-      for (int m = first; m <= i; ++m) here = join(here, alpha[m]);
-      for (int m = i + 1; m < end; ++m) rest = join(rest, alpha[m]);
-      for (int m = 0; m < first; ++m) before = join(before, alpha[m]);
-      for (int m = end; m < rows; ++m) after = join(after, alpha[m]);
+#pragma unroll
+      for (int quad = 0; quad < kMaxChunk / 4;
+           ++quad) {  // every load at once: a loop to i would wait for each
+        if (quad * 4 >= rows) continue;
+        const float4 four = *reinterpret_cast<const float4*>(alpha + quad * 4);
+        const float x[4] = {four.x, four.y, four.z, four.w};
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+          const int m = quad * 4 + e;
+          if (m < first) before = join(before, x[e]);
+          if (m >= first && m <= i) here = join(here, x[e]);
+          if (m > i && m < end) rest = join(rest, x[e]);
+          if (m >= end) after = join(after, x[e]);
+        }
+      }
       prefix[i] = value(here), suffix[i] = value(rest);
       from_start[i] = value(join(before, here)), to_end[i] = value(join(rest, after));
       if constexpr (kSigned) {

@@ -250,9 +250,10 @@ template <bool kSigned>
 __device__ __forceinline__ float chunk_load_state(const ScanChunk<kSigned>& c, const float* from,
                                                   int P, int N) {
   float across = 0;
+#pragma unroll 8
   for (int at = threadIdx.x; at < c.padded_p * c.padded_n; at += kScanThreads) {
     const int p = at / c.padded_n, n = at % c.padded_n;
-    const float value = p < P && n < N ? from[p * N + n] : 0.0f;
+    const float value = p < P && n < N ? __ldg(from + p * N + n) : 0.0f;
     c.state[p * c.pitch_n + n] = value;
     if (!c.last) across += value * c.dstate[p * c.pitch_n + n];
   }
@@ -325,8 +326,19 @@ __device__ __forceinline__ void combine_parts(const ScanChunk<false>& c) {
 __device__ __forceinline__ float log_alpha_cotangent(const ScanChunk<false>& c, int i, int length,
                                                      float across) {
   float da = 0;
-  for (int j = i; j < length; ++j) da += c.e_part[j];
-  for (int j = 0; j < i; ++j) da += c.f_part[j];
+#pragma unroll
+  for (int quad = 0; quad < kMaxChunk / 4; ++quad) {
+    if (quad * 4 >= c.rows) continue;
+    const float4 e4 = *reinterpret_cast<const float4*>(c.e_part + quad * 4),
+                 f4 = *reinterpret_cast<const float4*>(c.f_part + quad * 4);
+    const float e[4] = {e4.x, e4.y, e4.z, e4.w}, f[4] = {f4.x, f4.y, f4.z, f4.w};
+#pragma unroll
+    for (int part = 0; part < 4; ++part) {
+      const int j = quad * 4 + part;
+      if (j >= i && j < length) da += e[part];
+      if (j < i) da += f[part];
+    }
+  }
   return c.first || c.last ? da : da + *c.decay.whole * across;
 }
 

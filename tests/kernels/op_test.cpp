@@ -6,24 +6,21 @@
 
 #include "kernels/cpu/run_op.h"
 #include "kernels/error.h"
+#include "tests/kernels/op_cases.h"
 #include "tests/support/random.h"
 #include "tests/support/tolerance.h"
 
 namespace statelab {
 namespace {
 
-using Arrays = std::vector<OpArray>;
+using testing_support::Arrays;
+using testing_support::cotangent_then_inputs;
+using testing_support::double_array;
+using testing_support::integer_array;
+using testing_support::random_array;
 using testing_support::relative_error;
+using testing_support::scan_operands;
 using testing_support::uniform;
-
-OpArray random_array(const std::string& text, Shape shape, double low = -1, double high = 1) {
-  auto data = uniform(text, static_cast<size_t>(shape.size()), low, high);
-  return real_array(std::move(shape), std::move(data));
-}
-
-OpArray integer_array(Shape shape, const std::vector<int32_t>& data) {
-  return {{DType::kInt32, std::move(shape)}, {data.begin(), data.end()}, false};
-}
 
 double contract(const OpArray& y, const std::vector<double>& cotangent) {
   double sum = 0;
@@ -60,19 +57,6 @@ struct Case {
   /// Operands of the backward op from the cotangent, the inputs and the forward outputs.
   Arrays (*operands)(const OpArray& dy, const Arrays& in, const Arrays& out);
 };
-
-Arrays scan_operands(const OpArray& dy, const Arrays& in, const Arrays& out) {
-  Arrays a = {dy};
-  a.insert(a.end(), in.begin(), in.end());
-  a.insert(a.end(), out.begin() + 1, out.end());
-  return a;
-}
-
-Arrays cotangent_then_inputs(const OpArray& dy, const Arrays& in, const Arrays&) {
-  Arrays a = {dy};
-  a.insert(a.end(), in.begin(), in.end());
-  return a;
-}
 
 Case mamba3_case(const std::string& name, int seqlen, void (*change)(Mamba3ScanAttrs&, Arrays&)) {
   Mamba3ScanAttrs a;
@@ -353,6 +337,78 @@ TEST(Mamba3Scan, AnglesStayWrappedAndAccurateOver65536Tokens) {
       0.02);  // half an ulp of pi a token, were they all of one sign, is 0.008; the summands' own errors come on top
 }
 
+/// The answer to each position is its largest legal logit; rows 0 and 1 of pass 2 are the last two samples, row 2 is none.
+TEST(Score, CountsAWorkedExample) {
+  // (3 sequences, 3 positions, 4 columns); classes 3, legal 1..3
+  const OpArray logits =
+      real_array({3, 3, 4}, {9, 1, 2, 0, 9, 2, 2, 0, 0, 0, 1, 9,    // answers 2, 1 (first), 2
+                             0, 3, 1, 0, 0, 1, 3, 0, 0, 1, 3, 0,    // 1, 2, 2
+                             0, 3, 1, 0, 0, 1, 3, 0, 0, 1, 3, 0});  // left out
+  const OpArray targets = integer_array({3, 3}, {2, 1, 0, -1, 1, 2, 1, 2, 2});
+  std::vector<double> before(kScores + 9, 100);
+  const ScoreAttrs a{.classes = 3, .legal_begin = 1, .legal_end = 3, .samples = 8};
+  const auto counts = run_op<double>(Op::kScore, a,
+                                     {logits, targets, integer_array({1}, {2}),
+                                      double_array({kScores + 9}, before)})
+                          .inputs[3]
+                          .data;
+  auto lse = [](double x, double y, double z) {
+    return std::log(std::exp(x) + std::exp(y) + std::exp(z));
+  };
+  const double loss = (lse(9, 1, 2) - 2) + (lse(9, 2, 2) - 2) + (lse(0, 0, 1) - 0) +
+                      (lse(0, 1, 3) - 1) + (lse(0, 1, 3) - 3);
+  EXPECT_NEAR(counts[kScoreLoss], 100 + loss, 1e-12);
+  std::vector<double> integers = counts;
+  integers[kScoreLoss] = 0;
+  EXPECT_EQ(integers,
+            (std::vector<double>{102, 100, 105, 103, 0,  // sequences, right, tokens, right
+                                 101, 102, 102,          // supervised per position
+                                 101, 101, 101,          // right
+                                 101, 101, 100}));       // right up to it
+}
+
+TEST(Score, ASequenceIsRightOnlyWhenItIsSupervised) {
+  const OpArray logits = real_array({2, 1, 2}, {0, 1, 0, 1});
+  const ScoreAttrs a{.classes = 2, .legal_begin = 0, .legal_end = 2, .samples = 2};
+  const auto counts =
+      run_op<double>(Op::kScore, a,
+                     {logits, integer_array({2, 1}, {-1, 1}), integer_array({1}, {0}),
+                      double_array({kScores + 3}, std::vector<double>(kScores + 3))})
+          .inputs[3]
+          .data;
+  EXPECT_EQ(counts[kScoreSequences], 2);
+  EXPECT_EQ(counts[kScoreSequencesCorrect], 1);
+  EXPECT_EQ(counts[kScoreTokens], 1);
+}
+
+TEST(Score, PassesAddUpToOnePassOverAllSamples) {
+  constexpr int kSamples = 7, kSeqlen = 5, kWidth = 6;
+  const ScoreAttrs a{.classes = 5, .legal_begin = 1, .legal_end = 4, .samples = kSamples};
+  auto targets = testing_support::integers("targets", 8 * kSeqlen, 5);
+  for (size_t i = 0; i < targets.size(); i += 3) targets[i] = -1;
+  const auto logits = uniform("logits", 8 * kSeqlen * kWidth, -3, 3);
+  auto score = [&](int batch) {
+    OpArray counts =
+        double_array({kScores + 3 * kSeqlen}, std::vector<double>(kScores + 3 * kSeqlen));
+    for (int pass = 0; pass * batch < kSamples; ++pass) {
+      const auto first = static_cast<size_t>(pass * batch * kSeqlen),
+                 n = static_cast<size_t>(batch * kSeqlen);
+      const auto l = logits.begin() + static_cast<std::ptrdiff_t>(first * kWidth);
+      const auto t = targets.begin() + static_cast<std::ptrdiff_t>(first);
+      counts =
+          run_op<double>(Op::kScore, a,
+                         {real_array({batch, kSeqlen, kWidth},
+                                     {l, l + static_cast<std::ptrdiff_t>(n * kWidth)}),
+                          integer_array({batch, kSeqlen}, {t, t + static_cast<std::ptrdiff_t>(n)}),
+                          integer_array({1}, {pass}), counts})
+              .inputs[3];
+    }
+    return counts.data;
+  };
+  EXPECT_EQ(score(2), score(8));  // bits: the loss is one sum in sample order
+  EXPECT_EQ(score(8)[kScoreSequences], kSamples);
+}
+
 TEST(Op, ShapeRulesRefuseWithTheActualShapes) {
   auto message = [](Op op, const Attributes& attributes, const Arrays& in) -> std::string {
     try {
@@ -375,6 +431,8 @@ TEST(Op, ShapeRulesRefuseWithTheActualShapes) {
             "[embedding] tokens must be integers (batch, seqlen), is (2, 3, 7)");
   EXPECT_EQ(message(Op::kCrossEntropy, CrossEntropyAttrs{9}, {x, x}),
             "[cross_entropy] logits must be (batch, seqlen, >= 9), is (2, 3, 7)");
+  EXPECT_EQ(message(Op::kScore, ScoreAttrs{7, 3, 8, 1}, {x, x, x, x}),
+            "[score] answers 3..8 exceed logits (2, 3, 7)");
   Mamba3ScanAttrs a;
   a.ngroups = 2;
   EXPECT_EQ(message(Op::kMamba3Scan, a, {x, x, x, x, x, x, x, x}),

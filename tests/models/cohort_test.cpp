@@ -8,97 +8,10 @@
 
 #include "models/model.h"
 #include "models/numerics.h"
-#include "tests/support/random.h"
+#include "tests/models/cohort_runs.h"
 
 namespace statelab {
 namespace {
-
-/// Parity of random bits, label at the last one; each member has a key of its own.
-class Bits : public DataSource {
- public:
-  explicit Bits(std::vector<uint32_t> seeds) : seeds_(std::move(seeds)) {}
-  void draw(int member, uint32_t step, uint32_t sample, std::span<int32_t> tokens,
-            std::span<int32_t> targets) const override {
-    const RngKey key{seeds_[static_cast<size_t>(member)], Stream::kTrain};
-    const int last = static_cast<int>(bounded(philox(key, {0xffffffffu, sample, step, 0}).v[0],
-                                              static_cast<uint32_t>(tokens.size())));
-    int parity = 0;
-    for (int t = 0; t < static_cast<int>(tokens.size()); ++t) {
-      const auto at = static_cast<size_t>(t);
-      tokens[at] = 0;
-      targets[at] = -1;
-      if (t > last) continue;
-      const int bit = static_cast<int>(
-          bounded(philox(key, {static_cast<uint32_t>(t), sample, step, 0}).v[0], 2));
-      parity ^= bit;
-      tokens[at] = 1 + bit;
-      if (t == last) targets[at] = 1 + parity;
-    }
-  }
-
- private:
-  std::vector<uint32_t> seeds_;
-};
-
-struct Recipe {
-  uint32_t seed;
-  double lr;
-};
-
-CohortShape shape_of(const std::string& mixer) {
-  CohortShape s;
-  s.model.mixer = mixer;
-  s.model.vocab_size = 3;
-  s.model.d_model = 12;  // off every packet size
-  s.model.headdim = 8;
-  s.model.d_state = 6;
-  s.model.rope_fraction = 1;
-  s.model.chunk_size = 8;
-  s.model.n_layers = 2;
-  s.batch = 37;
-  s.stages = {{6, 7}, {8, 13}};
-  s.schedule.reset_optimizer = true;
-  return s;
-}
-
-MemberSettings settings(const Recipe& r) {
-  MemberSettings m;
-  m.init_seed = r.seed;
-  m.lr = r.lr;
-  m.clip_norm = r.seed % 2 ? 1.0 : 0.0;
-  return m;
-}
-
-struct Built {
-  std::unique_ptr<Bits> data;
-  std::unique_ptr<TrainCohort> cohort;
-};
-
-Built build(const CohortShape& shape, const std::vector<Recipe>& runs, int threads) {
-  std::vector<uint32_t> seeds;
-  std::vector<MemberSettings> members;
-  for (const Recipe& r : runs) {
-    seeds.push_back(r.seed);
-    members.push_back(settings(r));
-  }
-  Built b;
-  b.data = std::make_unique<Bits>(seeds);
-  b.cohort = std::make_unique<TrainCohort>(shape, members, *b.data, threads);
-  return b;
-}
-
-std::vector<std::string> trained_bytes(const CohortShape& shape, const std::vector<Recipe>& runs,
-                                       int threads, int64_t steps = 14) {
-  const Built b = build(shape, runs, threads);
-  b.cohort->run(steps);
-  std::vector<std::string> out;
-  for (int m = 0; m < b.cohort->members(); ++m)
-    out.push_back(to_safetensors(b.cohort->snapshot(m), {}));
-  return out;
-}
-
-const std::vector<Recipe> kRuns = {{0, 0.01}, {1, 0.02}, {2, 0.001}, {3, 0.05},
-                                   {4, 0.01}, {5, 0.1},  {6, 0.003}, {7, 0.03}};
 
 class CohortBits : public ::testing::TestWithParam<const char*> {};
 
@@ -247,6 +160,42 @@ TEST(Cohort, FirstAdamWStepMatchesTheFormulaWithDecayAndClipping) {
   }
 }
 
+TEST(Cohort, MetricsOfAllMembersAreThoseOfEach) {
+  const CohortShape shape = shape_of("mamba3");
+  Built one = build(shape, {kRuns[0], kRuns[1]}, 1), all = build(shape, {kRuns[0], kRuns[1]}, 1);
+  for (int slice = 0; slice < 2; ++slice) {  // the second starts a new window
+    one.cohort->run(5);
+    all.cohort->run(5);
+    const std::vector<TrainMetrics> together = all.cohort->read_metrics();
+    ASSERT_EQ(together.size(), 2u);
+    for (int m = 0; m < 2; ++m) {
+      const TrainMetrics alone = one.cohort->read_metrics(m);
+      EXPECT_EQ(together[size_t(m)].step, alone.step);
+      EXPECT_EQ(together[size_t(m)].loss, alone.loss);
+      EXPECT_EQ(together[size_t(m)].accuracy, alone.accuracy);
+      EXPECT_EQ(together[size_t(m)].grad_norm, alone.grad_norm);
+      EXPECT_EQ(together[size_t(m)].lr, alone.lr);
+    }
+  }
+}
+
+TEST(Cohort, BytesAreKnownBeforeItIsBuilt) {
+  CohortShape shape = shape_of("mamba2");
+  shape.stages = {{1, 7}, {1, 13}};
+  Built b = build(shape, {kRuns[0], kRuns[1], kRuns[2]}, 1);
+  EXPECT_LT(b.cohort->arena_bytes(), cohort_bytes(shape, 3, 1));  // its second stage is longer
+  b.cohort->run(2);
+  EXPECT_EQ(b.cohort->arena_bytes(), cohort_bytes(shape, 3, 1));
+  EXPECT_THROW(cohort_bytes(shape, 0, 1), std::invalid_argument);
+}
+
+TEST(Cohort, ADeviceThatIsNotThereIsAnError) {
+  const Bits data({0});
+  EXPECT_THROW(TrainCohort(shape_of("mamba3"), std::vector<MemberSettings>(1), data,
+                           ComputeDevice::cuda(4095)),
+               CudaError);
+}
+
 TEST(Cohort, RefusesStatesOfAnotherModelOrStep) {
   const CohortShape shape = shape_of("mamba3");
   Built b = build(shape, {kRuns[0], kRuns[1]}, 1);
@@ -356,9 +305,7 @@ TEST(NumericsVersion, PinsTheBitsOfTwentyTrainingSteps) {
     CohortShape shape = shape_of(mixer);
     shape.stages = {{10, 7}, {10, 13}};
     const std::string bytes = trained_bytes(shape, {kRuns[0]}, 1, 20)[0];
-    uint64_t h = 1469598103934665603ull;  // FNV-1a, 64 bits
-    for (char c : bytes) h = (h ^ static_cast<unsigned char>(c)) * 1099511628211ull;
-    pinned += std::string(mixer) + " " + std::to_string(h) + "\n";
+    pinned += std::string(mixer) + " " + digest(bytes) + "\n";
   }
   EXPECT_EQ("version " + std::to_string(kNumericsVersion) + "\n" + pinned,
             "version 1\nmamba3 14684261153040188659\nmamba2 1193143119237197594\n");

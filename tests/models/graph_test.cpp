@@ -74,6 +74,27 @@ TEST(MemoryPlan, ReusesMemoryAndPassesItsVerifier) {
   EXPECT_NO_THROW(verify_graph(g, plan, workspace, keep, 3, 4));
 }
 
+TEST(MemoryPlan, DroppedOutputsTakeNoMemory) {
+  Graph g;
+  const ValueId step = g.state("step", DType::kInt32, {1});
+  const ForwardGraph f = build_forward(g, ModelConfig{}, step, 2, 5, /*with_loss=*/false);
+  EXPECT_EQ(f.loss, kNoValue);
+  const std::vector<ValueId> keep = {f.logits};
+  const std::vector<int64_t> workspace(g.nodes().size(), 0);
+  const MemoryPlan all = plan_memory(g, workspace, keep, 3, 4),
+                   some = plan_memory(g, workspace, keep, 3, 4, Unread::kDropped);
+  EXPECT_LT(some.bytes, all.bytes);
+  EXPECT_NO_THROW(verify_graph(g, some, workspace, keep, 3, 4, Unread::kDropped));
+  EXPECT_GE(some.offset[static_cast<size_t>(f.logits)], 0);
+  EXPECT_GE(some.offset[static_cast<size_t>(f.targets)], 0) << "a draw writes all it has";
+  for (const Node& node : g.nodes()) {
+    if (node.op != Op::kMamba3Scan) continue;
+    EXPECT_GE(some.offset[static_cast<size_t>(node.outputs[0])], 0);
+    for (size_t i = 1; i < node.outputs.size(); ++i)
+      EXPECT_EQ(some.offset[static_cast<size_t>(node.outputs[i])], -1) << i;
+  }
+}
+
 TEST(MemoryPlan, VerifierFindsOverlapMisalignmentAndOverrun) {
   std::vector<ValueId> keep;
   const Graph g = training_graph(keep, 1);

@@ -174,6 +174,48 @@ TEST_F(RunnerTest, InterruptedRunGoesOnFromItsCheckpoint) {
   EXPECT_EQ(fingerprint(db()), fingerprint(db("undisturbed.db")));
 }
 
+TEST_F(RunnerTest, SeveralDevicesShareTheListAndChangeNoNumber) {
+  run(lab_sweep(), lab_options(db("one.db")));
+  recorder_ = Recorder();
+  RunnerOptions options = lab_options(db("two.db"));
+  options.devices = {1, 1};
+  const RunnerResult result = run(lab_sweep(), options);
+  EXPECT_EQ(result.computed, 7);
+  EXPECT_EQ(result.unfinished, 0);
+  EXPECT_THAT(recorder_.messages, testing::IsEmpty());
+  EXPECT_EQ(fingerprint(db("one.db")), fingerprint(db("two.db")));
+  RunStore store(db("two.db"));
+  Statement executions(store.database(),
+                       "SELECT count(*) FROM executions WHERE exit_reason IS NOT 'complete'");
+  executions.step();
+  EXPECT_EQ(executions.integer(0), 0);
+}
+
+TEST_F(RunnerTest, SeveralDevicesEachGetAPartOfOneShape) {
+  std::vector<NamedRun> runs;
+  for (uint32_t seed = 0; seed < 6; ++seed)
+    runs.push_back({tiny_run(seed, 0.01), "run-" + std::to_string(seed)});
+  RunnerOptions options = lab_options(db());
+  options.devices = {1, 1, 1};
+  options.max_members = 0;
+  EXPECT_EQ(run(runs, options).finished, 6);
+  EXPECT_THAT(recorder_.cohorts, testing::Each(testing::Le(2)));
+}
+
+TEST_F(RunnerTest, ASignalStopsAllDevicesAndTheRunsGoOn) {
+  RunnerOptions options = interrupted(lab_options(db()));
+  options.devices = {1, 1};
+  const RunnerResult first = run(lab_sweep(), options);
+  EXPECT_EQ(first.reason, RunnerResult::Reason::kSignal);
+  EXPECT_GT(first.unfinished, 0);
+  EXPECT_EQ(std::count(recorder_.messages.begin(), recorder_.messages.end(),
+                       "stopping after checkpoints, again to kill"),
+            1);
+  run(lab_sweep(), lab_options(db()));
+  run(lab_sweep(), lab_options(db("undisturbed.db")));
+  EXPECT_EQ(fingerprint(db()), fingerprint(db("undisturbed.db")));
+}
+
 TEST_F(RunnerTest, ResumingOnAnotherBuildIsRefusedUnlessRestarted) {
   run(lab_sweep(), interrupted(lab_options(db())));
   RunStore(db()).database().execute("UPDATE executions SET build = 'another'");
