@@ -159,6 +159,7 @@ std::vector<Finding> gpus() {
     out.push_back({"cuda", State::kNote, "no GPU is used: " + reason,
                    "on a machine with a GPU, check the driver with nvidia-smi"});
   }
+  std::string first;  // model of the device that auto takes first
   for (const CudaDevice& d : devices) {
     Finding f{
         "cuda:" + std::to_string(d.index), State::kOk,
@@ -176,8 +177,11 @@ std::vector<Finding> gpus() {
     } else if (const std::string why = obstacle(d); !why.empty()) {
       f.state = State::kNote;
       f.text += "; runs do not train on it: " + why;
-    } else {
+    } else if (first.empty() || d.name == first) {
+      first = d.name;
       f.text += "; runs train on it unless --device says otherwise";
+    } else {
+      f.text += "; used when --device names it, for runs train on devices of one model together";
     }
     out.push_back(std::move(f));
   }

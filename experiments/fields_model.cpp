@@ -76,10 +76,13 @@ std::vector<Field> model_fields() {
                            "never right. The official default is 8."));
   t.push_back(choice_field(
       "model.scan", STATELAB_MEMBER(model.scan), {"auto", "chunked", "recurrent"},
-      "How the recurrence is computed; auto = chunked. Both are exact, their rounding differs."));
-  t.push_back(ranged_field("model.chunk_size", STATELAB_MEMBER(model.chunk_size), 1, 4096,
-                           "Tokens per chunk of the chunked scan. Part of a run's identity, since "
-                           "it decides the order of the sums."));
+      "How the recurrence is computed; auto = chunked. Both are exact, their rounding differs. A "
+      "CUDA device takes chunks of 16 tokens for recurrent."));
+  t.push_back(
+      ranged_field("model.chunk_size", STATELAB_MEMBER(model.chunk_size), 1, 4096,
+                   "Tokens per chunk of the chunked scan. Part of a run's identity, since "
+                   "it decides the order of the sums. A CUDA device takes the largest of 16, "
+                   "32, 64 that is not above it and fits its memory on chip."));
   return t;
 }
 

@@ -36,8 +36,9 @@ struct ModelConfig {
   int d_intermediate = 0;  ///< swiglu hidden size before rounding up to 128; 0 = int(8 d_model / 3)
   bool tie_embeddings = false;
   int pad_vocab_multiple = 1;  ///< vocabulary rounded up to a multiple (official: 8)
-  std::string scan = "auto";   ///< auto | chunked | recurrent; auto = chunked
-  int chunk_size = 64;         ///< [Q] tokens per chunk of the chunked scan
+  std::string scan =
+      "auto";           ///< auto | chunked | recurrent; auto = chunked; see also computed_on()
+  int chunk_size = 64;  ///< [Q] tokens per chunk of the chunked scan
 
   int d_inner() const { return expand * d_model; }
   int nheads() const { return d_inner() / headdim; }

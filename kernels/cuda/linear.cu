@@ -102,7 +102,6 @@ __global__ void __launch_bounds__(kThreads, 5) product_kernel(const LinearArgs p
   const int64_t k_begin = split * p.split_k, k_end = min(p.k, k_begin + p.split_k);
   const int steps = static_cast<int>((k_end - k_begin + kDepth - 1) / kDepth);
   const int row0 = warp_id() * 16;
-  const int nt = static_cast<int>(min(int64_t{8}, (p.b.m - n0 + 7) / 8));
   auto start = [&](int step) {
     float* const tile = tiles + step % kStages * 2 * kTileFloats;
     const int64_t k0 = k_begin + static_cast<int64_t>(step) * kDepth;
@@ -122,8 +121,8 @@ __global__ void __launch_bounds__(kThreads, 5) product_kernel(const LinearArgs p
     __syncthreads();
     const float* tile_a = tiles + step % kStages * 2 * kTileFloats;
     const float* tile_b = tile_a + kTileFloats;
-    warp_product<kPrecision>(
-        acc, nt, 0, kDepth,
+    warp_product<kPrecision, Stored::kNone, true>(
+        acc, 8, 0, kDepth,
         [&](int r, int k) {
           return kAAlongK ? tile_a[(row0 + r) * kPitchK + k] : tile_a[k * kPitchM + row0 + r];
         },

@@ -77,7 +77,7 @@ struct Tokens {
 };
 
 /// B, C and x of a chunk into shared memory, and the same-step product of each token. A warp per row.
-template <bool kSigned>
+template <Precision kPrecision, bool kSigned>
 __device__ __forceinline__ void load_rows(const Mamba2Args& a, const ScanChunk<kSigned>& c,
                                           const Tokens<kSigned>& token, const float* proj_c, int h,
                                           int length, float D) {
@@ -90,11 +90,13 @@ __device__ __forceinline__ void load_rows(const Mamba2Args& a, const ScanChunk<k
     for (int n = lane_id(); n < c.padded_n; n += kWarp) {
       const float k = in && n < N ? row[a.B + group * N + n] : 0.0f;
       const float q = in && n < N ? row[a.C + group * N + n] : 0.0f;
-      c.k[i * c.pitch_n + n] = k, c.q[i * c.pitch_n + n] = q;
+      c.k[i * c.pitch_n + n] = stored_operand<kPrecision>(k);
+      c.q[i * c.pitch_n + n] = stored_operand<kPrecision>(q);
       same += k * q;
     }
     for (int p = lane_id(); p < c.padded_p; p += kWarp)
-      c.x[i * c.pitch_p + p] = in && p < P ? row[a.x + h * P + p] : 0.0f;
+      c.x[i * c.pitch_p + p] =
+          stored_operand<kPrecision>(in && p < P ? row[a.x + h * P + p] : 0.0f);
     same = warp_sum(same);
     if (lane_id() == 0) {
       token.same[i] = same;
@@ -141,7 +143,7 @@ __global__ void __launch_bounds__(kScanThreads, kN > 0 ? 2 : 1)
     Tokens<kSigned>(token).compute(a, proj_c, bias, A, h, length);
     __syncthreads();
     c.decay.build(token.alpha, c.rows);
-    load_rows(a, c, token, proj_c, h, length, D);
+    load_rows<kPrecision>(a, c, token, proj_c, h, length, D);
     if (states != nullptr) {  // the state that enters the chunk
       float* to = states + ((static_cast<int64_t>(b) * d.nheads + h) * d.nchunks + chunk) * P * N;
       for (int at = threadIdx.x; at < P * N; at += kScanThreads)
@@ -276,11 +278,12 @@ __global__ void __launch_bounds__(kScanThreads, kN > 0 ? 2 : 1)
       c.decay.build(token.alpha, c.rows);
       for (int i = thread; i < 2 * kMaxChunk; i += kScanThreads) c.row_x[i] = 0;
       for (int i = thread; i < 4 * kMaxChunk; i += kScanThreads) c.column_x[i] = 0;
-      load_rows(a, c, token, proj_c, h, length, D);
+      load_rows<kPrecision>(a, c, token, proj_c, h, length, D);
       for (int i = warp_id(); i < c.rows; i += kScanWarps) {
         const float* row = dout + (first_token + t0 + i) * d_inner + h * P;
         for (int p = lane_id(); p < c.padded_p; p += kWarp)
-          c.dout[i * c.pitch_p + p] = i < length && p < P ? row[p] : 0.0f;
+          c.dout[i * c.pitch_p + p] =
+              stored_operand<kPrecision>(i < length && p < P ? row[p] : 0.0f);
       }
       __syncthreads();
       chunk_square<kPrecision>(c);

@@ -132,8 +132,9 @@ __global__ void __launch_bounds__(kScanThreads, kN > 0 ? 2 : 1)
             pair_angle[part] = phi[i * S + min(LanePairs<kPartsN>::column(part) / 2, S - 1)];
           r[u].rotate(pair_angle, S);
         }
-        r[u].k.store(k + i * m.pitch_n, Np), r[u].q.store(q + i * m.pitch_n, Np);
-        x_row[u].store(x + i * m.pitch_p, Pp);
+        r[u].k.template store<kPrecision>(k + i * m.pitch_n, Np),
+            r[u].q.template store<kPrecision>(q + i * m.pitch_n, Np);
+        x_row[u].template store<kPrecision>(x + i * m.pitch_p, Pp);
         if (lane_id() == 0) diag[i] = i < length ? token.gam[i] * r[u].same + D : 0.0f;
       }
     }

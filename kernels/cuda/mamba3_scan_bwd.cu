@@ -232,8 +232,10 @@ __global__ void __launch_bounds__(kScanThreads, kN > 0 ? 2 : 1)
             for (int part = 0; part < kPartsP; ++part)
               gated.v[part] = x_row[u].v[part] = make_float2(0, 0);
           }
-          r[u].k.store(k + i * m.pitch_n, Np), r[u].q.store(q + i * m.pitch_n, Np);
-          x_row[u].store(x + i * m.pitch_p, Pp), gated.store(dout + i * m.pitch_p, Pp);
+          r[u].k.template store<kPrecision>(k + i * m.pitch_n, Np),
+              r[u].q.template store<kPrecision>(q + i * m.pitch_n, Np);
+          x_row[u].template store<kPrecision>(x + i * m.pitch_p, Pp),
+              gated.template store<kPrecision>(dout + i * m.pitch_p, Pp);
           if (lane_id() == 0) {
             same[i] = r[u].same, inv_k[i] = r[u].inv_k, inv_q[i] = r[u].inv_q;
             diag[i] = i < length ? token.gam[i] * r[u].same + D : 0.0f;
@@ -529,7 +531,7 @@ __global__ void __launch_bounds__(kScanThreads, kN > 0 ? 2 : 1)
     float* sums = e_part;
     if (thread < kMaxChunk) sums[thread] = sum_D, sums[kMaxChunk + thread] = sum_dt_bias;
     if (norm != nullptr) {
-      sum_norm.store(dout + warp * Pp, Pp);
+      sum_norm.template store<Precision::kFp32>(dout + warp * Pp, Pp);
     }
     __syncthreads();
     if (thread < 2) {

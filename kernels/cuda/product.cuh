@@ -47,19 +47,32 @@ __device__ __forceinline__ void mma_bf16(float (&c)[4], const uint32_t (&a)[4], 
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+/// What an operand in shared memory is stored as, so that its reader need not convert it: rounded to tf32, else as it is.
+template <Precision kPrecision>
+__device__ __forceinline__ float stored_operand(float x) {
+  return kPrecision == Precision::kTf32 ? __uint_as_float(to_tf32(x)) : x;
+}
+
+/// Which operands of a product went through stored_operand() already.
+enum class Stored { kNone, kA, kB, kBoth };
+
 /// acc += sum over k in [k_begin, k_end) of a(row, k) b(k, column), row < 16, column < 8 nt, nt <= kNt. k_begin and k_end are
-/// multiples of 16. All lanes of the warp take part.
-template <Precision kPrecision, int kNt, class A, class B>
+/// multiples of 16. All lanes of the warp take part. kExact: nt is kNt, which leaves no branch between the loads.
+template <Precision kPrecision, Stored kStored, bool kExact, int kNt, class A, class B>
 __device__ __forceinline__ void warp_product(float (&acc)[kNt][4], int nt, int k_begin, int k_end,
                                              A&& a, B&& b) {
+  constexpr bool kStoredA = kStored == Stored::kA || kStored == Stored::kBoth,
+                 kStoredB = kStored == Stored::kB || kStored == Stored::kBoth;
+  auto of_a = [](float x) { return kStoredA ? __float_as_uint(x) : to_tf32(x); };
+  auto of_b = [](float x) { return kStoredB ? __float_as_uint(x) : to_tf32(x); };
   const int g = lane_id() / 4, t = lane_id() % 4;
   if constexpr (kPrecision == Precision::kFp32) {
-#pragma unroll 4
+#pragma unroll 2
     for (int k = k_begin; k < k_end; ++k) {
       const float low = a(g, k), high = a(g + 8, k);
 #pragma unroll
       for (int n = 0; n < kNt; ++n) {
-        if (n < nt) {
+        if (kExact || n < nt) {
           const float left = b(k, n * 8 + 2 * t), right = b(k, n * 8 + 2 * t + 1);
           acc[n][0] = fmaf(low, left, acc[n][0]);
           acc[n][1] = fmaf(low, right, acc[n][1]);
@@ -71,15 +84,23 @@ __device__ __forceinline__ void warp_product(float (&acc)[kNt][4], int nt, int k
   } else if constexpr (kPrecision == Precision::kTf32) {
 #pragma unroll 2
     for (int k = k_begin; k < k_end; k += 8) {
-      const uint32_t left[4] = {to_tf32(a(g, k + t)), to_tf32(a(g + 8, k + t)),
-                                to_tf32(a(g, k + t + 4)), to_tf32(a(g + 8, k + t + 4))};
+      const uint32_t left[4] = {of_a(a(g, k + t)), of_a(a(g + 8, k + t)), of_a(a(g, k + t + 4)),
+                                of_a(a(g + 8, k + t + 4))};
+      uint32_t right[kNt][2];
 #pragma unroll
       for (int n = 0; n < kNt; ++n) {
-        if (n < nt)
-          mma_tf32(acc[n], left, to_tf32(b(k + t, n * 8 + g)), to_tf32(b(k + t + 4, n * 8 + g)));
+        if (kExact || n < nt) {
+          right[n][0] = of_b(b(k + t, n * 8 + g)), right[n][1] = of_b(b(k + t + 4, n * 8 + g));
+          if (!kExact) mma_tf32(acc[n], left, right[n][0], right[n][1]);
+        }
+      }
+      if constexpr (kExact) {
+#pragma unroll
+        for (int n = 0; n < kNt; ++n) mma_tf32(acc[n], left, right[n][0], right[n][1]);
       }
     }
   } else {
+#pragma unroll 1
     for (int k = k_begin; k < k_end; k += 16) {
       const int k0 = k + 2 * t, k1 = k + 2 * t + 8;
       const uint32_t left[4] = {
@@ -87,7 +108,7 @@ __device__ __forceinline__ void warp_product(float (&acc)[kNt][4], int nt, int k
           to_bf16x2(a(g, k1), a(g, k1 + 1)), to_bf16x2(a(g + 8, k1), a(g + 8, k1 + 1))};
 #pragma unroll
       for (int n = 0; n < kNt; ++n) {
-        if (n < nt) {
+        if (kExact || n < nt) {
           const int c = n * 8 + g;
           mma_bf16(acc[n], left, to_bf16x2(b(k0, c), b(k0 + 1, c)),
                    to_bf16x2(b(k1, c), b(k1 + 1, c)));

@@ -103,8 +103,9 @@ __global__ void __launch_bounds__(kThreads) norm_rows_bwd(const NormArgs p) {
       if (here && c < p.n && dx != nullptr) store(dx + row * p.n + c, g[h]);
     }
   }
+  // The rows of a warp, then the warps in order.
   if (partial == nullptr) return;  // the whole block
-    // The rows of a warp, then the warps in order.
+
 #pragma unroll
   for (int h = 0; h < kHeld; ++h) {
 #pragma unroll

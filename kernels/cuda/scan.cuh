@@ -93,11 +93,15 @@ struct LanePairs {
       }
     }
   }
-  /// Into shared memory, `columns` of them (even).
+  /// Into shared memory as operands of products, `columns` of them (even).
+  template <Precision kPrecision>
   __device__ __forceinline__ void store(float* row, int columns) const {
 #pragma unroll
     for (int part = 0; part < kParts; ++part) {
-      if (column(part) < columns) *reinterpret_cast<float2*>(row + column(part)) = v[part];
+      if (column(part) < columns) {
+        *reinterpret_cast<float2*>(row + column(part)) = make_float2(
+            stored_operand<kPrecision>(v[part].x), stored_operand<kPrecision>(v[part].y));
+      }
     }
   }
 };

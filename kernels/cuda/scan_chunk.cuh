@@ -12,6 +12,7 @@
 
 namespace statelab::cuda {
 
+/// q, k, x, dout and square hold operands as stored_operand() leaves them.
 template <bool kSigned>
 struct ScanChunk {
   int rows, padded_n, padded_p;  // of shared tiles
@@ -79,7 +80,7 @@ __device__ __forceinline__ void chunk_scores(const ScanChunk<kSigned>& c) {
   const int row0 = c.row0(), column0 = c.half() * (c.rows / 2), nt = c.rows / 16;
   if (row0 >= c.rows || column0 >= row0 + 16) return;
   float acc[kMaxBlocks][4] = {};
-  warp_product<kPrecision>(
+  warp_product<kPrecision, Stored::kBoth, true>(
       acc, nt, 0, c.padded_n, [&](int r, int n) { return c.q[(row0 + r) * c.pitch_n + n]; },
       [&](int n, int j) { return c.k[(column0 + j) * c.pitch_n + n]; });
   each_element<kMaxBlocks>(nt, [&](int n, int e, int row, int column) {
@@ -87,7 +88,7 @@ __device__ __forceinline__ void chunk_scores(const ScanChunk<kSigned>& c) {
     float value = 0;
     if (j < i) value = c.decay(i, j) * c.w[j] * acc[n][e];
     if (j == i) value = c.diag[i];
-    c.square[i * c.pitch_q + j] = value;
+    if (j < c.rows) c.square[i * c.pitch_q + j] = stored_operand<kPrecision>(value);
   });
 }
 
@@ -96,14 +97,16 @@ template <Precision kPrecision, bool kSigned, int kNt>
 __device__ __forceinline__ void chunk_output(const ScanChunk<kSigned>& c, float (&acc)[kNt][4]) {
   const int row0 = c.row0(), p0 = c.p0(), nt = c.padded_p / 16, g = lane_id() / 4;
   if (!c.first) {
-    warp_product<kPrecision>(
-        acc, nt, 0, c.padded_n, [&](int r, int n) { return c.q[(row0 + r) * c.pitch_n + n]; },
-        [&](int n, int p) { return c.state[(p0 + p) * c.pitch_n + n]; });
+    warp_product < kPrecision, Stored::kA,
+        kNt<8>(
+            acc, nt, 0, c.padded_n, [&](int r, int n) { return c.q[(row0 + r) * c.pitch_n + n]; },
+            [&](int n, int p) { return c.state[(p0 + p) * c.pitch_n + n]; });
     scale_rows(acc, c.decay.from_start[row0 + g], c.decay.from_start[row0 + g + 8]);
   }
-  warp_product<kPrecision>(
-      acc, nt, 0, row0 + 16, [&](int r, int j) { return c.square[(row0 + r) * c.pitch_q + j]; },
-      [&](int j, int p) { return c.x[j * c.pitch_p + p0 + p]; });
+  warp_product < kPrecision, Stored::kBoth,
+      kNt<8>(
+          acc, nt, 0, row0 + 16, [&](int r, int j) { return c.square[(row0 + r) * c.pitch_q + j]; },
+          [&](int j, int p) { return c.x[j * c.pitch_p + p0 + p]; });
 }
 
 /// state = S_out, in place. Nobody may read the state meanwhile.
@@ -113,10 +116,13 @@ __device__ __forceinline__ void chunk_next_state(const ScanChunk<kSigned>& c) {
   for (int item = warp_id(); item < c.padded_p / 16 * 2; item += kScanWarps) {
     const int p0 = item / 2 * 16, n0 = item % 2 * (c.padded_n / 2);
     float sum[kNt][4] = {};
-    warp_product<kPrecision>(
-        sum, blocks, 0, c.rows,
-        [&](int r, int j) { return c.x[j * c.pitch_p + p0 + r] * (c.decay.to_end[j] * c.w[j]); },
-        [&](int j, int n) { return c.k[j * c.pitch_n + n0 + n]; });
+    warp_product < kPrecision, Stored::kB,
+        kNt<8>(
+            sum, blocks, 0, c.rows,
+            [&](int r, int j) {
+              return c.x[j * c.pitch_p + p0 + r] * (c.decay.to_end[j] * c.w[j]);
+            },
+            [&](int j, int n) { return c.k[j * c.pitch_n + n0 + n]; });
     each_element<kNt>(blocks, [&](int n, int e, int row, int column) {
       float& s = c.state[(p0 + row) * c.pitch_n + n0 + column];
       s = (c.first ? 0.0f : *c.decay.whole * s) + sum[n][e];
@@ -132,10 +138,10 @@ __device__ __forceinline__ void chunk_square(const ScanChunk<kSigned>& c) {
   const int row0 = c.row0(), column0 = c.half() * (c.rows / 2), nt = c.rows / 16;
   if (row0 >= c.rows || column0 >= row0 + 16) return;
   float score[kMaxBlocks][4] = {}, cross[kMaxBlocks][4] = {};
-  warp_product<kPrecision>(
+  warp_product<kPrecision, Stored::kBoth, true>(
       score, nt, 0, c.padded_n, [&](int r, int n) { return c.q[(row0 + r) * c.pitch_n + n]; },
       [&](int n, int j) { return c.k[(column0 + j) * c.pitch_n + n]; });
-  warp_product<kPrecision>(
+  warp_product<kPrecision, Stored::kBoth, true>(
       cross, nt, 0, c.padded_p, [&](int r, int p) { return c.dout[(row0 + r) * c.pitch_p + p]; },
       [&](int p, int j) { return c.x[(column0 + j) * c.pitch_p + p]; });
   float row_low = 0, row_high = 0;
@@ -149,8 +155,8 @@ __device__ __forceinline__ void chunk_square(const ScanChunk<kSigned>& c) {
       const int i = row0 + g + e / 2 * 8, j = column0 + n * 8 + 2 * t + e % 2;
       if (j < i) {
         const float T = c.decay(i, j), weighted = c.w[j] * score[n][e];
-        c.square[i * c.pitch_q + j] = T * cross[n][e];
-        c.square[j * c.pitch_q + i] = T * weighted;
+        c.square[i * c.pitch_q + j] = stored_operand<kPrecision>(T * cross[n][e]);
+        c.square[j * c.pitch_q + i] = stored_operand<kPrecision>(T * weighted);
         if constexpr (kSigned) {
           c.unweighted[i * c.pitch_q + j] = weighted * cross[n][e];
         } else {
@@ -160,7 +166,7 @@ __device__ __forceinline__ void chunk_square(const ScanChunk<kSigned>& c) {
         }
       } else if (j == i) {
         c.ddiag[i] = cross[n][e];
-        c.square[i * c.pitch_q + i] = c.diag[i];
+        c.square[i * c.pitch_q + i] = stored_operand<kPrecision>(c.diag[i]);
       }
     }
     if constexpr (!kSigned) {
@@ -193,19 +199,21 @@ template <Precision kPrecision, bool kSigned, int kNt>
 __device__ __forceinline__ void chunk_dk(const ScanChunk<kSigned>& c, float (&dk)[kNt][4]) {
   const int row0 = c.row0(), n0 = c.n0(), nt = c.padded_n / 16, g = lane_id() / 4;
   if (!c.last) {
-    warp_product<kPrecision>(
-        dk, nt, 0, c.padded_p, [&](int r, int p) { return c.x[(row0 + r) * c.pitch_p + p]; },
-        [&](int p, int n) { return c.dstate[p * c.pitch_n + n0 + n]; });
+    warp_product < kPrecision, Stored::kA,
+        kNt<8>(
+            dk, nt, 0, c.padded_p, [&](int r, int p) { return c.x[(row0 + r) * c.pitch_p + p]; },
+            [&](int p, int n) { return c.dstate[p * c.pitch_n + n0 + n]; });
     if constexpr (kSigned) store_row_dots(c, dk, c.k, c.f_part);
     scale_rows(dk, c.decay.to_end[row0 + g], c.decay.to_end[row0 + g + 8]);
     if constexpr (!kSigned) store_row_dots(c, dk, c.k, c.f_part);
   } else {
     store_row_parts(c, c.f_part, 0, 0);
   }
-  warp_product<kPrecision>(
-      dk, nt, row0, c.rows,
-      [&](int r, int i) { return i > row0 + r ? c.square[i * c.pitch_q + row0 + r] : 0.0f; },
-      [&](int i, int n) { return c.q[i * c.pitch_n + n0 + n]; });
+  warp_product < kPrecision, Stored::kBoth,
+      kNt<8>(
+          dk, nt, row0, c.rows,
+          [&](int r, int i) { return i > row0 + r ? c.square[i * c.pitch_q + row0 + r] : 0.0f; },
+          [&](int i, int n) { return c.q[i * c.pitch_n + n0 + n]; });
   store_row_dots(c, dk, c.k, c.dw_part);
 }
 
@@ -217,16 +225,18 @@ __device__ __forceinline__ void chunk_dx(const ScanChunk<kSigned>& c, float* dpr
   const int g = lane_id() / 4, t = lane_id() % 4;
   float dx[kNt][4] = {};
   if (!c.last) {
-    warp_product<kPrecision>(
-        dx, nt, 0, c.padded_n, [&](int r, int n) { return c.k[(row0 + r) * c.pitch_n + n]; },
-        [&](int n, int p) { return c.dstate[(p0 + p) * c.pitch_n + n]; });
+    warp_product < kPrecision, Stored::kA,
+        kNt<8>(
+            dx, nt, 0, c.padded_n, [&](int r, int n) { return c.k[(row0 + r) * c.pitch_n + n]; },
+            [&](int n, int p) { return c.dstate[(p0 + p) * c.pitch_n + n]; });
     scale_rows(dx, c.decay.to_end[row0 + g] * c.w[row0 + g],
                c.decay.to_end[row0 + g + 8] * c.w[row0 + g + 8]);
   }
-  warp_product<kPrecision>(
-      dx, nt, row0, c.rows,
-      [&](int r, int i) { return i >= row0 + r ? c.square[(row0 + r) * c.pitch_q + i] : 0.0f; },
-      [&](int i, int p) { return c.dout[i * c.pitch_p + p0 + p]; });
+  warp_product < kPrecision, Stored::kBoth,
+      kNt<8>(
+          dx, nt, row0, c.rows,
+          [&](int r, int i) { return i >= row0 + r ? c.square[(row0 + r) * c.pitch_q + i] : 0.0f; },
+          [&](int i, int p) { return c.dout[i * c.pitch_p + p0 + p]; });
 #pragma unroll
   for (int n = 0; n < kNt; ++n) {
     const int p = p0 + n * 8 + 2 * t;
@@ -265,21 +275,23 @@ template <Precision kPrecision, bool kSigned, int kNt>
 __device__ __forceinline__ void chunk_dq(const ScanChunk<kSigned>& c, float (&dq)[kNt][4]) {
   const int row0 = c.row0(), n0 = c.n0(), nt = c.padded_n / 16, g = lane_id() / 4;
   if (!c.first) {
-    warp_product<kPrecision>(
-        dq, nt, 0, c.padded_p, [&](int r, int p) { return c.dout[(row0 + r) * c.pitch_p + p]; },
-        [&](int p, int n) { return c.state[p * c.pitch_n + n0 + n]; });
+    warp_product < kPrecision, Stored::kA,
+        kNt<8>(
+            dq, nt, 0, c.padded_p, [&](int r, int p) { return c.dout[(row0 + r) * c.pitch_p + p]; },
+            [&](int p, int n) { return c.state[p * c.pitch_n + n0 + n]; });
     if constexpr (kSigned) store_row_dots(c, dq, c.q, c.e_part);
     scale_rows(dq, c.decay.from_start[row0 + g], c.decay.from_start[row0 + g + 8]);
     if constexpr (!kSigned) store_row_dots(c, dq, c.q, c.e_part);
   } else {
     store_row_parts(c, c.e_part, 0, 0);
   }
-  warp_product<kPrecision>(
-      dq, nt, 0, row0 + 16,
-      [&](int r, int j) {
-        return j < row0 + r ? c.square[(row0 + r) * c.pitch_q + j] * c.w[j] : 0.0f;
-      },
-      [&](int j, int n) { return c.k[j * c.pitch_n + n0 + n]; });
+  warp_product < kPrecision, Stored::kB,
+      kNt<8>(
+          dq, nt, 0, row0 + 16,
+          [&](int r, int j) {
+            return j < row0 + r ? c.square[(row0 + r) * c.pitch_q + j] * c.w[j] : 0.0f;
+          },
+          [&](int j, int n) { return c.k[j * c.pitch_n + n0 + n]; });
 }
 
 /// dstate = cotangent of S_in, in place.
@@ -289,10 +301,11 @@ __device__ __forceinline__ void chunk_dstate(const ScanChunk<kSigned>& c) {
   for (int item = warp_id(); item < c.padded_p / 16 * 2; item += kScanWarps) {
     const int p0 = item / 2 * 16, n0 = item % 2 * (c.padded_n / 2);
     float sum[kNt][4] = {};
-    warp_product<kPrecision>(
-        sum, blocks, 0, c.rows,
-        [&](int r, int i) { return c.dout[i * c.pitch_p + p0 + r] * c.decay.from_start[i]; },
-        [&](int i, int n) { return c.q[i * c.pitch_n + n0 + n]; });
+    warp_product < kPrecision, Stored::kB,
+        kNt<8>(
+            sum, blocks, 0, c.rows,
+            [&](int r, int i) { return c.dout[i * c.pitch_p + p0 + r] * c.decay.from_start[i]; },
+            [&](int i, int n) { return c.q[i * c.pitch_n + n0 + n]; });
     each_element<kNt>(blocks, [&](int n, int e, int row, int column) {
       float& s = c.dstate[(p0 + row) * c.pitch_n + n0 + column];
       s = (c.last ? 0.0f : *c.decay.whole * s) + sum[n][e];

@@ -1,6 +1,7 @@
 // Every op on the GPU: agreement with the double-precision CPU op, bits that do not depend on the cohort or on the run, and
 // refusals. One test per op and claim; a case is a shape and a set of switches. Operands are rounded to float beforehand, and
 // those of a backward op come from the CPU's forward op, so that a difference is the arithmetic of this op alone.
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -8,6 +9,7 @@
 #include <cstring>
 #include <functional>
 #include <limits>
+#include <sstream>
 #include <thread>
 
 #include "kernels/cpu/run_op.h"
@@ -643,10 +645,12 @@ std::string difference(const OpArray& actual, const OpArray& expected, double to
     if (error > worst_error) worst_error = error, worst = i;
   }
   if (worst_error <= (exact ? 0 : tolerated * scale)) return {};
-  return expected.type.shape.text() + " element " + std::to_string(worst) + ": " +
-         std::to_string(actual.data[worst]) + " for " + std::to_string(expected.data[worst]) +
-         ", off by " + std::to_string(worst_error / (scale > 0 ? scale : 1) / tolerated) +
-         " times the tolerance " + std::to_string(tolerated) + " of " + std::to_string(scale);
+  std::ostringstream out;
+  out.precision(9);
+  out << expected.type.shape.text() << " element " << worst << ": " << actual.data[worst] << " for "
+      << expected.data[worst] << ", off by " << (scale > 0 ? worst_error / scale : worst_error)
+      << " of the largest " << scale << ", tolerated " << (exact ? 0 : tolerated);
+  return out.str();
 }
 
 bool same_bits(const OpArray& a, const OpArray& b) {
@@ -793,16 +797,14 @@ INSTANTIATE_TEST_SUITE_P(Op, CudaProducts,
                                            Op::kMamba2ScanBwd),
                          op_test_name);
 
-/// Needs no GPU: shapes alone decide, and they are refused before a device is touched.
+/// Needs no GPU: shapes alone decide.
 TEST(CudaLimits, RefuseWithAReason) {
   if (!built_with_cuda()) GTEST_SKIP() << "this build has no CUDA backend";
-  auto refusal = [](Op op, const Attributes& attributes, const Arrays& in) -> std::string {
-    try {
-      run_op_cuda(op, attributes, {in}, Precision::kFp32);
-    } catch (const UnsupportedOp& e) {
-      return e.what();
-    }
-    return "";
+  auto refusal = [](Op op, const Attributes& attributes, const Arrays& in) {
+    std::vector<const ValueType*> types;
+    for (const OpArray& a : in) types.push_back(a.absent ? nullptr : &a.type);
+    const std::vector<ValueType> out = infer(op, attributes, types);
+    return cuda_limit({op, &attributes, types, out});
   };
   for (const auto& [headdim, d_state, word] :
        {std::tuple{136, 16, "headdim"}, {16, 136, "d_state"}}) {
@@ -816,31 +818,29 @@ TEST(CudaLimits, RefuseWithAReason) {
                         absent_array(),
                         random_array("D", {1}),
                         absent_array()};
-    EXPECT_NE(refusal(Op::kMamba3Scan, a, in3).find(word), std::string::npos)
-        << refusal(Op::kMamba3Scan, a, in3);
+    EXPECT_THAT(refusal(Op::kMamba3Scan, a, in3), ::testing::HasSubstr(word));
     const Arrays bwd3 = scan_operands(random_array("dy", {1, 2, a.d_inner()}), in3,
                                       cpu_outputs(Op::kMamba3Scan, a, in3));
-    EXPECT_NE(refusal(Op::kMamba3ScanBwd, a, bwd3).find(word), std::string::npos);
+    EXPECT_THAT(refusal(Op::kMamba3ScanBwd, a, bwd3), ::testing::HasSubstr(word));
     Mamba2ScanAttrs b;
     b.headdim = headdim, b.d_state = d_state, b.chunk_size = 16;
     const Arrays in2 = {random_array("proj", {1, 2, b.d_proj()}), random_array("dt", {1}),
                         random_array("A", {1}), random_array("D", {1}),
                         random_array("norm", {headdim})};
-    EXPECT_NE(refusal(Op::kMamba2Scan, b, in2).find(word), std::string::npos);
+    EXPECT_THAT(refusal(Op::kMamba2Scan, b, in2), ::testing::HasSubstr(word));
     const Arrays bwd2 = scan_operands(random_array("dy", {1, 2, b.d_inner()}), in2,
                                       cpu_outputs(Op::kMamba2Scan, b, in2));
-    EXPECT_NE(refusal(Op::kMamba2ScanBwd, b, bwd2).find(word), std::string::npos);
+    EXPECT_THAT(refusal(Op::kMamba2ScanBwd, b, bwd2), ::testing::HasSubstr(word));
   }
   EXPECT_EQ(
       refusal(Op::kCausalConv1d, CausalConv1dAttrs{0, 2, 9},
               {random_array("x", {1, 3, 2}), random_array("w", {2, 1, 9}), random_array("b", {2})}),
-      "[causal_conv1d] width must be 1..8 on a CUDA device, is 9");
+      "width must be 1..8 on a CUDA device, is 9");
   ScheduleAttrs schedule;
   schedule.begins.resize(33), schedule.lengths.resize(33, 1);
   EXPECT_EQ(refusal(Op::kSchedule, schedule, {integer_array({1}, {0}), settings_array("s")}),
-            "[schedule] a schedule has at most 32 stages on a CUDA device, this one has 33");
-  EXPECT_EQ(refusal(Op::kDraw, DrawAttrs{}, {integer_array({1}, {0})}),
-            "[draw] has no CUDA kernel of its own");
+            "a schedule has at most 32 stages on a CUDA device, this one has 33");
+  EXPECT_THROW(cuda_kernel(Op::kDraw), UnsupportedOp);  // the owner of the data supplies it
 }
 
 }  // namespace
