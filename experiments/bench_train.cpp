@@ -118,13 +118,14 @@ struct Workload {
   std::unique_ptr<TrainCohort> cohort;
 };
 
-void refuse_slow_builds(const BuildInfo& build) {
-  if (build.build_type == "Release" || build.build_type == "RelWithDebInfo") return;
-  throw BenchRefused("this is a " + build.build_type +
+}  // namespace
+
+void refuse_slow_builds() {
+  const std::string& type = build_info().build_type;
+  if (type == "Release" || type == "RelWithDebInfo") return;
+  throw BenchRefused("this is a " + type +
                      " build; benchmarks need a Release build (./statelab builds one)");
 }
-
-}  // namespace
 
 double train_flop_per_token(const ModelConfig& model, int seqlen) {
   double weights = 0;
@@ -141,7 +142,7 @@ double train_flop_per_token(const ModelConfig& model, int seqlen) {
 
 BenchTrainReport bench_train(const BenchTrainOptions& options) {
   const BuildInfo& build = build_info();
-  refuse_slow_builds(build);
+  refuse_slow_builds();
   BenchTrainReport report;
   report.processor = processor_name();
   report.compiler = build.compiler;
@@ -177,7 +178,7 @@ BenchTrainReport bench_train(const BenchTrainOptions& options) {
 
 BenchCudaReport bench_train_cuda(const BenchTrainOptions& options, const ComputeDevice& device) {
   const BuildInfo& build = build_info();
-  refuse_slow_builds(build);
+  refuse_slow_builds();
   const CudaDevice& here = machine_cuda_devices().at(static_cast<size_t>(device.index));
   BenchCudaReport report;
   report.device = here.name;

@@ -18,6 +18,9 @@ class BenchRefused : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+/// Throws BenchRefused unless this build is optimised.
+void refuse_slow_builds();
+
 struct BenchTrainOptions {
   int threads = 1;
   double seconds = 2;  ///< of measurement per row, after warming up

@@ -1,11 +1,13 @@
-// bench: how fast this machine trains.
+// bench: how fast this machine trains, and computes each op.
 #include <fmt/core.h>
 
 #include <nlohmann/json.hpp>
 
+#include "experiments/bench_ops.h"
 #include "experiments/bench_train.h"
 #include "experiments/commands.h"
 #include "experiments/device.h"
+#include "experiments/execution.h"
 
 namespace statelab {
 namespace {
@@ -72,6 +74,66 @@ Table table_of(const BenchCudaReport& report) {
   return table;
 }
 
+Table table_of(const BenchOpsReport& report) {
+  Table table;
+  table.key = "bench-ops";
+  table.title = fmt::format(
+      "{}, {}, driver for CUDA {}, toolkit {}, {}, commit {}; copy {:.0f} GB/s, large product of "
+      "our linear op {:.0f} GFLOP/s",
+      report.device, report.precision, report.driver, report.toolkit, report.build_type,
+      report.commit.substr(0, 12), report.copy_bytes_per_s / 1e9, report.product_flop_per_s / 1e9);
+  table.columns = {{"op", "op"},
+                   {"work", "work"},
+                   {"precision", "precision"},
+                   {"batch", "batch", ColumnType::kInteger},
+                   {"seqlen", "seqlen", ColumnType::kInteger},
+                   {"members", "members", ColumnType::kInteger},
+                   {"cold_us", "cold", ColumnType::kNumber, "us", 1},
+                   {"hot_us", "hot", ColumnType::kNumber, "us", 1},
+                   {"member_us", "per member", ColumnType::kNumber, "us"},
+                   {"spread_pct", "spread", ColumnType::kNumber, "%", 1},
+                   {"gb_per_s", "bytes", ColumnType::kNumber, "GB/s", 0},
+                   {"share_of_copy_pct", "of copy", ColumnType::kNumber, "%", 1},
+                   {"gflop_per_s", "rate", ColumnType::kNumber, "GFLOP/s", 0},
+                   {"share_of_product_pct", "of product", ColumnType::kNumber, "%", 1}};
+  const auto unless_zero = [](auto value) -> Cell {
+    if (value == 0) return {};
+    return {value};
+  };
+  for (const BenchOpsRow& row : report.rows) {
+    table.rows.push_back({{row.op},
+                          {row.work},
+                          {row.precision},
+                          unless_zero(static_cast<int64_t>(row.batch)),
+                          unless_zero(static_cast<int64_t>(row.seqlen)),
+                          {static_cast<int64_t>(row.members)},
+                          {row.cold_us},
+                          {row.hot_us},
+                          {row.member_us},
+                          {row.spread_pct},
+                          {row.bytes_per_s / 1e9},
+                          {row.share_of_copy_pct},
+                          unless_zero(row.flop_per_s / 1e9),
+                          unless_zero(row.share_of_product_pct)});
+  }
+  table.notes = {
+      {"",
+       "cold is a single launch after the L2 cache was overwritten; hot, per member and all "
+       "rates are of many launches in a row over the same memory, which may stay in the cache: "
+       "more than 100 % of the copy is possible"},
+      {"",
+       "bytes counts each operand once and a state twice, whatever the kernel reads again; the "
+       "copy is of 1 GiB, read and written"},
+      {"",
+       "rate counts products only, in a scan those over the lower triangles of its chunks; the "
+       "product they are compared with is the first row, by the same linear op, not by a "
+       "library"},
+      {"",
+       "spread is the distance of the 10th and 90th percentile of the hot times; each op was "
+       "first compared with double precision on three sequences"}};
+  return table;
+}
+
 Precision precision_of(const std::string& name) {
   for (const Precision p : {Precision::kFp32, Precision::kBf16}) {
     if (name == precision_name(p)) return p;
@@ -79,9 +141,29 @@ Precision precision_of(const std::string& name) {
   return Precision::kTf32;
 }
 
+int bench_ops_command(const Arguments& arguments) {
+  if (arguments.has("--seconds"))
+    throw UsageError(
+        "--seconds: belongs to bench train; bench ops times fixed numbers of launches");
+  BenchOpsOptions options;
+  options.threads = thread_count(arguments);
+  const std::string name = arguments.get("--device", "auto");
+  ComputeDevice device = compute_devices(name, options.threads)[0];
+  if (!device.is_cuda()) {
+    std::string reason = "--device cpu is none";
+    if (name != "cpu") machine_cuda_devices(&reason);
+    throw MissingFeature("bench ops: needs a CUDA device" + (reason.empty() ? "" : ": " + reason) +
+                         "; `statelab bench train --device cpu` times the CPU");
+  }
+  device.precision = precision_of(arguments.get("--precision", "tf32"));
+  print_tables({table_of(bench_ops(options, device))}, arguments);
+  return kExitOk;
+}
+
 int bench(const Arguments& arguments) {
+  if (arguments.words[0] == "ops") return bench_ops_command(arguments);
   if (arguments.words[0] != "train") {
-    throw UsageError("bench: must be train, is " + arguments.words[0]);
+    throw UsageError("bench: must be train or ops, is " + arguments.words[0]);
   }
   BenchTrainOptions options;
   options.threads = thread_count(arguments);
@@ -103,21 +185,23 @@ int bench(const Arguments& arguments) {
 
 std::vector<Command> bench_commands() {
   return {{"bench",
-           "measure training speed beside this machine's matrix products",
-           "train",
+           "measure training, or each op of it, beside this machine's products and copies",
+           "train|ops",
            1,
            1,
            WordKind::kBench,
            {{"statelab bench train --device cpu", "tokens/s and FLOP/s of whole training steps"},
             {"statelab bench train --device cuda --precision fp32",
-             "time of a step, alone and per run of a cohort of 16"}},
+             "time of a step, alone and per run of a cohort of 16"},
+            {"statelab bench ops --device cuda --precision bf16 --json",
+             "time, bytes/s and FLOP/s of each op alone, once its result is checked"}},
            {{"--device", "D", "auto (default), cpu, cuda or cuda:INDEX"},
             threads_option(),
             {"--precision",
              "",
              "of the products on a CUDA device, tf32 by default",
              {"fp32", "tf32", "bf16"}},
-            {"--seconds", "N", "of measurement per row, 2 by default"},
+            {"--seconds", "N", "of measurement per row of bench train, 2 by default"},
             format_option(),
             json_option()},
            bench}};

@@ -31,7 +31,7 @@ struct Mamba2Args {
         B(2 * a.d_inner()),
         C(B + a.ngroups * a.d_state),
         dd_dt(C + a.ngroups * a.d_state),
-        vectors(dims.width % 2 == 0 && dims.headdim % 2 == 0),
+        vectors(dims.width % 2 == 0 && dims.headdim % 2 == 0 && dims.d_state % 2 == 0),
         eps(static_cast<float>(a.eps)) {}
 };
 
@@ -69,40 +69,60 @@ struct Tokens {
       raw[i] = dt[i] = 0, decay[i] = 1, alpha[i] = kSigned ? 1.0f : 0.0f;
       return;
     }
-    raw[i] = proj_c[static_cast<int64_t>(i) * a.dims.width + a.dd_dt + h] + bias;
+    raw[i] = __ldg(proj_c + static_cast<int64_t>(i) * a.dims.width + a.dd_dt + h) + bias;
     dt[i] = softplusf(raw[i]);
     decay[i] = expf(dt[i] * A);
     alpha[i] = kSigned ? 2 * decay[i] - 1 : dt[i] * A;
   }
 };
 
-/// B, C and x of a chunk into shared memory, and the same-step product of each token. A warp per row.
-template <Precision kPrecision, bool kSigned>
+/// B, C and x of a chunk (with `dout` the cotangent of o too) into shared memory, and the same-step product of each token. A
+/// warp takes some rows at once, so that their loads are in flight together.
+template <Precision kPrecision, int kP, int kN, bool kSigned>
 __device__ __forceinline__ void load_rows(const Mamba2Args& a, const ScanChunk<kSigned>& c,
                                           const Tokens<kSigned>& token, const float* proj_c, int h,
-                                          int length, float D) {
-  const int N = a.dims.d_state, P = a.dims.headdim;
-  const int group = h / (a.dims.nheads / a.dims.ngroups);
-  for (int i = warp_id(); i < c.rows; i += kScanWarps) {
-    const float* row = proj_c + static_cast<int64_t>(i) * a.dims.width;
-    const bool in = i < length;
-    float same = 0;
-    for (int n = lane_id(); n < c.padded_n; n += kWarp) {
-      const float k = in && n < N ? row[a.B + group * N + n] : 0.0f;
-      const float q = in && n < N ? row[a.C + group * N + n] : 0.0f;
-      c.k[i * c.pitch_n + n] = stored_operand<kPrecision>(k);
-      c.q[i * c.pitch_n + n] = stored_operand<kPrecision>(q);
-      same += k * q;
+                                          int length, const float* dout) {
+  constexpr int kRowsAtOnce = 4, kPartsN = lane_parts(kN), kPartsP = lane_parts(kP);
+  const int N = kN > 0 ? kN : a.dims.d_state, P = kP > 0 ? kP : a.dims.headdim;
+  const bool vectors = kN > 0 || a.vectors;  // the sized kernels are launched with vectors only
+  const int group = h / (a.dims.nheads / a.dims.ngroups), d_inner = a.dims.nheads * P;
+  for (int base = warp_id(); base < c.rows; base += kScanWarps * kRowsAtOnce) {
+    LanePairs<kPartsN> k[kRowsAtOnce], q[kRowsAtOnce];
+    LanePairs<kPartsP> x[kRowsAtOnce], g[kRowsAtOnce];
+#pragma unroll
+    for (int u = 0; u < kRowsAtOnce; ++u) {
+      const int i = min(base + u * kScanWarps, length - 1);
+      const float* row = proj_c + static_cast<int64_t>(i) * a.dims.width;
+      k[u].load(row + a.B + group * N, N, vectors);
+      q[u].load(row + a.C + group * N, N, vectors);
+      x[u].load(row + a.x + h * P, P, vectors);
+      if (dout != nullptr) g[u].load(dout + static_cast<int64_t>(i) * d_inner + h * P, P, vectors);
     }
-    for (int p = lane_id(); p < c.padded_p; p += kWarp)
-      c.x[i * c.pitch_p + p] =
-          stored_operand<kPrecision>(in && p < P ? row[a.x + h * P + p] : 0.0f);
-    same = warp_sum(same);
-    if (lane_id() == 0) {
-      token.same[i] = same;
-      token.diag[i] = in ? token.dt[i] * same + D : 0.0f;
+#pragma unroll
+    for (int u = 0; u < kRowsAtOnce; ++u) {
+      const int i = base + u * kScanWarps;
+      if (i >= c.rows) continue;
+      if (i >= length) k[u] = q[u] = {}, x[u] = g[u] = {};
+      float same = 0;
+#pragma unroll
+      for (int part = 0; part < kPartsN; ++part)
+        same += k[u].v[part].x * q[u].v[part].x + k[u].v[part].y * q[u].v[part].y;
+      k[u].template store<kPrecision>(c.k + i * c.pitch_n, c.padded_n);
+      q[u].template store<kPrecision>(c.q + i * c.pitch_n, c.padded_n);
+      x[u].template store<kPrecision>(c.x + i * c.pitch_p, c.padded_p);
+      if (dout != nullptr) g[u].template store<kPrecision>(c.dout + i * c.pitch_p, c.padded_p);
+      same = warp_sum(same);
+      if (lane_id() == 0) token.same[i] = same;
     }
   }
+}
+
+/// The diagonal dt_i c_i + D. Threads 0..rows-1, after load_rows() and a barrier.
+template <bool kSigned>
+__device__ __forceinline__ void set_diagonal(const Tokens<kSigned>& token, int rows, int length,
+                                             float D) {
+  const int i = static_cast<int>(threadIdx.x);
+  if (i < rows) token.diag[i] = i < length ? token.dt[i] * token.same[i] + D : 0.0f;
 }
 
 template <Precision kPrecision, int kP, int kN, bool kSigned>
@@ -141,14 +161,15 @@ __global__ void __launch_bounds__(kScanThreads, kN > 0 ? 2 : 1)
     const float* proj_c = proj_b + static_cast<int64_t>(t0) * d.width;
     c.first = chunk == 0, c.last = chunk + 1 == d.nchunks;
     Tokens<kSigned>(token).compute(a, proj_c, bias, A, h, length);
-    __syncthreads();
-    c.decay.build(token.alpha, c.rows);
-    load_rows<kPrecision>(a, c, token, proj_c, h, length, D);
+    load_rows<kPrecision, kP, kN>(a, c, token, proj_c, h, length, nullptr);
     if (states != nullptr) {  // the state that enters the chunk
       float* to = states + ((static_cast<int64_t>(b) * d.nheads + h) * d.nchunks + chunk) * P * N;
       for (int at = threadIdx.x; at < P * N; at += kScanThreads)
         to[at] = chunk > 0 ? c.state[at / N * c.pitch_n + at % N] : 0.0f;
     }
+    __syncthreads();
+    c.decay.build(token.alpha, c.rows);
+    set_diagonal(token, c.rows, length, D);
     __syncthreads();
     chunk_scores<kPrecision>(c);
     __syncthreads();
@@ -274,17 +295,13 @@ __global__ void __launch_bounds__(kScanThreads, kN > 0 ? 2 : 1)
       float* dproj_c = dproj_b + static_cast<int64_t>(t0) * d.width;
       c.first = chunk == 0, c.last = chunk == d.nchunks - 1;
       token.compute(a, proj_c, bias, A, h, length);
-      __syncthreads();
-      c.decay.build(token.alpha, c.rows);
       for (int i = thread; i < 2 * kMaxChunk; i += kScanThreads) c.row_x[i] = 0;
       for (int i = thread; i < 4 * kMaxChunk; i += kScanThreads) c.column_x[i] = 0;
-      load_rows<kPrecision>(a, c, token, proj_c, h, length, D);
-      for (int i = warp_id(); i < c.rows; i += kScanWarps) {
-        const float* row = dout + (first_token + t0 + i) * d_inner + h * P;
-        for (int p = lane_id(); p < c.padded_p; p += kWarp)
-          c.dout[i * c.pitch_p + p] =
-              stored_operand<kPrecision>(i < length && p < P ? row[p] : 0.0f);
-      }
+      load_rows<kPrecision, kP, kN>(a, c, token, proj_c, h, length,
+                                    dout + (first_token + t0) * d_inner);
+      __syncthreads();
+      c.decay.build(token.alpha, c.rows);
+      set_diagonal(token, c.rows, length, D);
       __syncthreads();
       chunk_square<kPrecision>(c);
       __syncthreads();
@@ -379,7 +396,7 @@ __global__ void gate_fwd_kernel(const __grid_constant__ Mamba2Args a) {
     const float m = o[c] * z[c] * sigmoidf(z[c]);
     square += m * m;
   }
-  const float inverse = 1.0f / sqrtf(warp_sum(square) / size + a.eps);
+  const float inverse = rsqrtf(warp_sum(square) / size + a.eps);
   for (int c = lane_id(); c < size; c += kWarp)
     y[c] = o[c] * z[c] * sigmoidf(z[c]) * inverse * norm[c];
 }
@@ -417,7 +434,7 @@ __global__ void __launch_bounds__(kGateThreads)
         square += m * m;
         dot += dy[c] * norm[c] * m;
       }
-      const float inverse = 1.0f / sqrtf(warp_sum(square) / size + a.eps);
+      const float inverse = rsqrtf(warp_sum(square) / size + a.eps);
       dot = warp_sum(dot) * inverse / size;
       for (int c = lane_id(); c < size; c += kWarp) {
         const float sig = sigmoidf(z[c]), m = o[c] * z[c] * sig;
@@ -458,7 +475,7 @@ void for_kernel(const Mamba2Args& a, Precision precision, bool negative, F&& f) 
     if (negative) {
       f(std::integral_constant<Precision, kPrecision>(), std::integral_constant<int, 0>(),
         std::true_type());
-    } else if (a.dims.headdim == 64 && a.dims.d_state == 64) {
+    } else if (a.vectors && a.dims.headdim == 64 && a.dims.d_state == 64) {
       f(std::integral_constant<Precision, kPrecision>(), std::integral_constant<int, 64>(),
         std::false_type());
     } else {

@@ -13,12 +13,15 @@ namespace {
 
 using Rotation = Mamba3ScanAttrs::Rotation;
 
+/// Rows that a warp reads at once, so that their loads are in flight together.
+constexpr int kRowsAtOnce = 4;
+
 /// Shared memory of the forward kernel, in floats.
 __host__ __device__ int forward_floats(const ScanDims& d, int nangles) {
   const Mamba3Memory m(d.rows, d.headdim, d.d_state);
   return 2 * d.rows * m.pitch_n + d.rows * m.pitch_p + m.score(nangles) +
          (d.nchunks > 1 ? m.state(d.headdim) : 0) + Mamba3Tokens::kFloats + Decay<false>::kFloats +
-         kTokens + 2 * kMaxChunk;
+         2 * kTokens + 2 * kMaxChunk;
 }
 
 template <Precision kPrecision, int kP, int kN>
@@ -39,7 +42,7 @@ __global__ void __launch_bounds__(kScanThreads, kN > 0 ? 2 : 1)
   float *score = take(m.score(S)), *state = d.nchunks > 1 ? take(m.state(P)) : nullptr;
   Mamba3Tokens token(take(Mamba3Tokens::kFloats));
   float* decay = take(Decay<false>::kFloats);
-  float *diag = take(kTokens), *part = take(2 * kMaxChunk);
+  float *diag = take(kTokens), *same = take(kTokens), *part = take(2 * kMaxChunk);
   float* phi = score;  // (rows, S), until the scores are written
   ScanChunk<false> c{.rows = rows,
                      .padded_n = Np,
@@ -77,8 +80,6 @@ __global__ void __launch_bounds__(kScanThreads, kN > 0 ? 2 : 1)
     c.first = chunk == 0, c.last = chunk + 1 == d.nchunks;
     token.compute(a, proj_b, bias, h, t0, length);
     __syncthreads();
-    token.weights(rows, length);
-    c.decay.build(token.log_alpha, rows);
     if (learned) {
 #pragma unroll 4
       for (int at = threadIdx.x; at < length * S; at += kScanThreads) {
@@ -135,7 +136,7 @@ __global__ void __launch_bounds__(kScanThreads, kN > 0 ? 2 : 1)
         r[u].k.template store<kPrecision>(k + i * m.pitch_n, Np),
             r[u].q.template store<kPrecision>(q + i * m.pitch_n, Np);
         x_row[u].template store<kPrecision>(x + i * m.pitch_p, Pp);
-        if (lane_id() == 0) diag[i] = i < length ? token.gam[i] * r[u].same + D : 0.0f;
+        if (lane_id() == 0) same[i] = r[u].same;
       }
     }
     if (learned && phi_out != nullptr) {
@@ -148,6 +149,9 @@ __global__ void __launch_bounds__(kScanThreads, kN > 0 ? 2 : 1)
       for (int at = threadIdx.x; at < P * N; at += kScanThreads)
         to[at] = chunk > 0 ? state[at / N * m.pitch_n + at % N] : 0.0f;
     }
+    __syncthreads();
+    token.weights(rows, length, same, D, diag);
+    c.decay.build(token.log_alpha, rows);
     __syncthreads();
 
     chunk_scores<kPrecision>(c);
@@ -188,7 +192,7 @@ __global__ void __launch_bounds__(kScanThreads, kN > 0 ? 2 : 1)
         if (i >= length) continue;
         const int64_t at = (static_cast<int64_t>(b) * d.seqlen + t0 + i);
         float inverse = 1;
-        if (norm != nullptr) inverse = 1.0f / sqrtf((part[i] + part[kMaxChunk + i]) / P + a.eps);
+        if (norm != nullptr) inverse = rsqrtf((part[i] + part[kMaxChunk + i]) / P + a.eps);
 #pragma unroll
         for (int n = 0; n < kOwned; ++n) {
           const int p = column0 + n * 8 + 2 * t;

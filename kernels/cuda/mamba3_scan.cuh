@@ -75,6 +75,11 @@ __device__ __forceinline__ float wrap_angle(float x) {
   return fmaf(-turns, kTwoPiLow, fmaf(-turns, kTwoPiHigh, x));
 }
 
+/// Of an angle in about [-pi, pi): the general sincosf carries a reduction for huge arguments that costs more code than the rest.
+__device__ __forceinline__ void sincos_wrapped(float x, float& sine, float& cosine) {
+  sincospif(x * 0.31830988618379067f, &sine, &cosine);
+}
+
 /// Angle of pair j at token t of the rotation that does not depend on data: t * 10000^(-j / S).
 __device__ __forceinline__ float standard_angle(int t, int j, int nangles) {
   const double turns =
@@ -112,7 +117,8 @@ struct Mamba3Tokens {
       raw.A = __ldg(row + a.col.dd_A + h);
       raw.lam = __ldg(row + a.col.trap + h);
       step = softplusf(raw.dt);
-      const float f = a.heavy_tail ? (raw.A >= 0 ? 1 + raw.A : 1 / (1 - raw.A)) : softplusf(raw.A);
+      const float f =
+          a.heavy_tail ? (raw.A >= 0 ? 1 + raw.A : __fdividef(1.0f, 1 - raw.A)) : softplusf(raw.A);
       decay = -fmaxf(f, a.a_floor) * step;
       raw.lam = a.discretization == D::kTrapezoidal ? sigmoidf(raw.lam)
                 : a.discretization == D::kEuler     ? 1.0f
@@ -124,10 +130,12 @@ struct Mamba3Tokens {
     del[i] = (1 - raw.lam) * step;
     return raw;
   }
-  /// The lookahead weights s_i = gam_i + del_{i+1} (models.md 3.4). Threads 0..rows-1.
-  __device__ void weights(int rows, int length) {
+  /// The lookahead weights s_i = gam_i + del_{i+1} (models.md 3.4), and the diagonal gam_i c_i + D. Threads 0..rows-1.
+  __device__ void weights(int rows, int length, const float* same, float D, float* diag) {
     const int i = static_cast<int>(threadIdx.x);
-    if (i < rows) w[i] = i < length ? gam[i] + del[i + 1] : 0.0f;
+    if (i >= rows) return;
+    w[i] = i < length ? gam[i] + del[i + 1] : 0.0f;
+    diag[i] = i < length ? gam[i] * same[i] + D : 0.0f;
   }
 };
 
@@ -171,8 +179,9 @@ struct Mamba3Row {
       square_k += k.v[part].x * k.v[part].x + k.v[part].y * k.v[part].y;
       square_q += q.v[part].x * q.v[part].x + q.v[part].y * q.v[part].y;
     }
-    inv_k = lane.has_norm_k ? 1.0f / sqrtf(warp_sum(square_k) / N + eps) : 1.0f;
-    inv_q = lane.has_norm_q ? 1.0f / sqrtf(warp_sum(square_q) / N + eps) : 1.0f;
+    const float inverse_n = __fdividef(1.0f, static_cast<float>(N));
+    inv_k = lane.has_norm_k ? rsqrtf(warp_sum(square_k) * inverse_n + eps) : 1.0f;
+    inv_q = lane.has_norm_q ? rsqrtf(warp_sum(square_q) * inverse_n + eps) : 1.0f;
     same = 0;
 #pragma unroll
     for (int part = 0; part < kParts; ++part) {
@@ -192,7 +201,7 @@ struct Mamba3Row {
     for (int part = 0; part < kParts; ++part) {
       if (LanePairs<kParts>::column(part) / 2 >= nangles) continue;
       float sine, cosine;
-      sincosf(angle[part], &sine, &cosine);
+      sincos_wrapped(angle[part], sine, cosine);
       auto turn = [&](float2& x) {
         x = make_float2(x.x * cosine - x.y * sine, x.x * sine + x.y * cosine);
       };
@@ -205,8 +214,5 @@ struct Mamba3Row {
     inv_k = inv_q = same = 0;
   }
 };
-
-/// Rows that a warp reads at once, so that their loads are in flight together.
-constexpr int kRowsAtOnce = 4;
 
 }  // namespace statelab::cuda

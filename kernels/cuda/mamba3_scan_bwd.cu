@@ -13,6 +13,9 @@ namespace statelab::cuda {
 namespace {
 
 using Rotation = Mamba3ScanAttrs::Rotation;
+
+/// Rows that a warp reads at once, so that their loads are in flight together (and code stays within the instruction cache).
+constexpr int kRowsAtOnce = 2;
 using Discretization = Mamba3ScanAttrs::Discretization;
 
 /// x, and in the same place the incoming state once x is no longer needed.
@@ -140,9 +143,6 @@ __global__ void __launch_bounds__(kScanThreads, kN > 0 ? 2 : 1)
 
       // ---- tokens, rows, gate
       const Mamba3Tokens::Raw own_raw = token.compute(a, proj_b, bias, h, t0, length);
-      __syncthreads();
-      token.weights(rows, length);
-      c.decay.build(token.log_alpha, rows);
       for (int i = thread; i < 2 * kMaxChunk; i += kScanThreads) row_x[i] = 0;
       for (int i = thread; i < 4 * kMaxChunk; i += kScanThreads) column_x[i] = 0;
       for (int base = warp; base < rows; base += kScanWarps * kRowsAtOnce) {
@@ -185,7 +185,7 @@ __global__ void __launch_bounds__(kScanThreads, kN > 0 ? 2 : 1)
             for (int part = 0; part < kPartsP; ++part)
               square_o +=
                   o_row[u].v[part].x * o_row[u].v[part].x + o_row[u].v[part].y * o_row[u].v[part].y;
-            inverse = 1.0f / sqrtf(warp_sum(square_o) / P + a.eps);
+            inverse = rsqrtf(warp_sum(square_o) / P + a.eps);
           }
           auto weight_of = [&](int p) { return norm != nullptr && p < P ? norm[h * P + p] : 1.0f; };
           LanePairs<kPartsP> dz, gated;
@@ -238,10 +238,12 @@ __global__ void __launch_bounds__(kScanThreads, kN > 0 ? 2 : 1)
               gated.template store<kPrecision>(dout + i * m.pitch_p, Pp);
           if (lane_id() == 0) {
             same[i] = r[u].same, inv_k[i] = r[u].inv_k, inv_q[i] = r[u].inv_q;
-            diag[i] = i < length ? token.gam[i] * r[u].same + D : 0.0f;
           }
         }
       }
+      __syncthreads();
+      token.weights(rows, length, same, D, diag);
+      c.decay.build(token.log_alpha, rows);
       __syncthreads();
 
       chunk_square<kPrecision>(c);
@@ -281,11 +283,21 @@ __global__ void __launch_bounds__(kScanThreads, kN > 0 ? 2 : 1)
           for (int high = 0; high < 2; ++high) f(n, high, row0 + g + 8 * high, n0 + n * 8 + 2 * t);
         }
       };
+      // Offsets of this lane's first pair in its two rows of B; row `high`, block n: n * 8 columns on.
+      const int column_first = n0 + 2 * t;
+      int64_t offset[2];
+#pragma unroll
+      for (int high = 0; high < 2; ++high) {
+        offset[high] = static_cast<int64_t>(min(row0 + g + 8 * high, length - 1)) * d.width +
+                       a.col.B + group * N + column_first;
+      }
+      const int to_C = a.col.C - a.col.B;
       /// Two neighbours of a row, zero past the ends; `fresh`: not written by this kernel.
-      auto pair_at = [&](const float* base, int i, int column, bool fresh) {
-        const float* from = base + static_cast<int64_t>(min(i, length - 1)) * d.width + column;
+      auto pair_at = [&](const float* base, int high, int n, bool fresh) {
+        const float* from = base + offset[high] + n * 8;
+        const int column = column_first + n * 8;
         float2 out = make_float2(0, 0);
-        if (column + 1 < N) {
+        if (kN > 0 || column + 1 < N) {
           if (fresh) {
             out = load2(from, vectors);
           } else if (vectors) {
@@ -298,27 +310,31 @@ __global__ void __launch_bounds__(kScanThreads, kN > 0 ? 2 : 1)
         }
         return out;
       };
-      auto store_pair = [&](float* base, int i, int column, float first, float second) {
-        if (i >= length) return;
-        float* to = base + static_cast<int64_t>(i) * d.width + column;
-        if (column + 1 < N) {
+      const bool in[2] = {row0 + g < length, row0 + g + 8 < length};
+      auto store_pair = [&](float* base, int high, int n, float first, float second) {
+        if (!in[high]) return;
+        float* to = base + offset[high] + n * 8;
+        const int column = column_first + n * 8;
+        if (kN > 0 || column + 1 < N) {
           store2(to, first, second, vectors);
         } else if (column < N) {
           *to = first;
         }
       };
-      float* const to_k = dproj_c + a.col.B + group * N;
-      float* const to_q = dproj_c + a.col.C + group * N;
+      float* const to_k = dproj_c;
+      float* const to_q = dproj_c + to_C;
       if (c.owns_rows()) {
         float angle[kOwnedN][2];
+        const float* angles[2];
+#pragma unroll
+        for (int high = 0; high < 2; ++high) {
+          const int i = min(row0 + g + 8 * high, length - 1);
+          angles[high] = phi + ((first_token + t0 + i) * H + h) * S + column_first / 2;
+        }
         each_pair([&](int n, int high, int i, int column) {
-          const int j = min(column / 2, S - 1), token_i = min(i, length - 1);
           angle[n][high] = 0;
-          if (learned) {
-            angle[n][high] = __ldg(phi + ((first_token + t0 + token_i) * H + h) * S + j);
-          } else if (turns) {
-            angle[n][high] = standard_angle(t0 + token_i, j, S);
-          }
+          if (learned && column / 2 < S) angle[n][high] = __ldg(angles[high] + n * 4);
+          if (turns && !learned) angle[n][high] = standard_angle(t0 + i, column / 2, S);
         });
         each_pair([&](int n, int high, int i, int column) {
           float &dk0 = dk[n][2 * high], &dk1 = dk[n][2 * high + 1], &dq0 = dq[n][2 * high],
@@ -329,7 +345,7 @@ __global__ void __launch_bounds__(kScanThreads, kN > 0 ? 2 : 1)
           dk0 *= token.w[i], dk1 *= token.w[i];
           if (turns && column / 2 < S) {
             float sine, cosine;
-            sincosf(angle[n][high], &sine, &cosine);
+            sincos_wrapped(angle[n][high], sine, cosine);
             if (learned && i < length)
               dphi[i * S + column / 2] = (dq1 * q0 - dq0 * q1) + (dk1 * k0 - dk0 * k1);
             auto back = [&](float& first, float& second) {
@@ -359,27 +375,25 @@ __global__ void __launch_bounds__(kScanThreads, kN > 0 ? 2 : 1)
         }
         if (!first_of_group) {  // earlier heads of the group have left their sums in dproj
           float2 old[kOwnedN][2];
-          each_pair([&](int n, int high, int i, int column) {
-            old[n][high] = pair_at(to_k, i, column, false);
-          });
+          each_pair(
+              [&](int n, int high, int, int) { old[n][high] = pair_at(to_k, high, n, false); });
           each_pair([&](int n, int high, int, int) {
             dk[n][2 * high] += old[n][high].x, dk[n][2 * high + 1] += old[n][high].y;
           });
-          each_pair([&](int n, int high, int i, int column) {
-            old[n][high] = pair_at(to_q, i, column, false);
-          });
+          each_pair(
+              [&](int n, int high, int, int) { old[n][high] = pair_at(to_q, high, n, false); });
           each_pair([&](int n, int high, int, int) {
             dq[n][2 * high] += old[n][high].x, dq[n][2 * high + 1] += old[n][high].y;
           });
         }
         if (!last_of_group || B_norm == nullptr) {
-          each_pair([&](int n, int high, int i, int column) {
-            store_pair(to_k, i, column, dk[n][2 * high], dk[n][2 * high + 1]);
+          each_pair([&](int n, int high, int, int) {
+            store_pair(to_k, high, n, dk[n][2 * high], dk[n][2 * high + 1]);
           });
         }
         if (!last_of_group || C_norm == nullptr) {
-          each_pair([&](int n, int high, int i, int column) {
-            store_pair(to_q, i, column, dq[n][2 * high], dq[n][2 * high + 1]);
+          each_pair([&](int n, int high, int, int) {
+            store_pair(to_q, high, n, dq[n][2 * high], dq[n][2 * high + 1]);
           });
         }
         if (norms) {
@@ -387,19 +401,21 @@ __global__ void __launch_bounds__(kScanThreads, kN > 0 ? 2 : 1)
                           float* part) {
             if (weight == nullptr) return;
             float2 raw[kOwnedN][2];
-            each_pair([&](int n, int high, int i, int column) {
-              raw[n][high] = pair_at(proj_c + column0 + group * N, i, column, true);
+            each_pair([&](int n, int high, int, int) {
+              raw[n][high] = pair_at(proj_c + column0, high, n, true);
             });
             float low = 0, high_sum = 0;
             each_pair([&](int n, int high, int, int column) {
-              float dot = column < N ? dv[n][2 * high] * weight[column] * raw[n][high].x : 0.0f;
-              if (column + 1 < N) dot += dv[n][2 * high + 1] * weight[column + 1] * raw[n][high].y;
+              float dot =
+                  kN > 0 || column < N ? dv[n][2 * high] * weight[column] * raw[n][high].x : 0.0f;
+              if (kN > 0 || column + 1 < N)
+                dot += dv[n][2 * high + 1] * weight[column + 1] * raw[n][high].y;
               (high ? high_sum : low) += dot;
             });
             store_row_parts(c, part, low, high_sum);
           };
-          dots(B_norm, a.col.B, dk, dot_k);
-          dots(C_norm, a.col.C, dq, dot_q);
+          dots(B_norm, 0, dk, dot_k);
+          dots(C_norm, to_C, dq, dot_q);
         }
       }
       __syncthreads();
@@ -408,8 +424,8 @@ __global__ void __launch_bounds__(kScanThreads, kN > 0 ? 2 : 1)
                                 const float* part, const float* inverse, float* to, int slot_of) {
           if (weight == nullptr) return;
           float2 raw[kOwnedN][2];
-          each_pair([&](int n, int high, int i, int column) {
-            raw[n][high] = pair_at(proj_c + column0 + group * N, i, column, true);
+          each_pair([&](int n, int high, int, int) {
+            raw[n][high] = pair_at(proj_c + column0, high, n, true);
           });
           const float inv[2] = {inverse[row0 + g], inverse[row0 + g + 8]};
           const float mean[2] = {
@@ -419,14 +435,14 @@ __global__ void __launch_bounds__(kScanThreads, kN > 0 ? 2 : 1)
           for (int n = 0; n < kOwnedN; ++n) {
             if (n >= blocks_n) continue;
             const int column = n0 + n * 8 + 2 * t;
-            const float w0 = column < N ? weight[column] : 0.0f,
-                        w1 = column + 1 < N ? weight[column + 1] : 0.0f;
+            const float w0 = kN > 0 || column < N ? weight[column] : 0.0f,
+                        w1 = kN > 0 || column + 1 < N ? weight[column + 1] : 0.0f;
             float sum0 = 0, sum1 = 0;
 #pragma unroll
             for (int high = 0; high < 2; ++high) {
               const float v0 = dv[n][2 * high], v1 = dv[n][2 * high + 1];
               const float x0 = raw[n][high].x * inv[high], x1 = raw[n][high].y * inv[high];
-              store_pair(to, row0 + g + 8 * high, column, inv[high] * (v0 * w0 - x0 * mean[high]),
+              store_pair(to, high, n, inv[high] * (v0 * w0 - x0 * mean[high]),
                          inv[high] * (v1 * w1 - x1 * mean[high]));
               sum0 += v0 * x0, sum1 += v1 * x1;  // rows past the last token: v = 0
             }
@@ -437,8 +453,8 @@ __global__ void __launch_bounds__(kScanThreads, kN > 0 ? 2 : 1)
             }
           }
         };
-        through_norm(B_norm, a.col.B, dk, dot_k, inv_k, to_k, 2);
-        through_norm(C_norm, a.col.C, dq, dot_q, inv_q, to_q, 3);
+        through_norm(B_norm, 0, dk, dot_k, inv_k, to_k, 2);
+        through_norm(C_norm, to_C, dq, dot_q, inv_q, to_q, 3);
       }
 
       // ---- angles: dphi_t = sum over the tokens from t on
@@ -508,8 +524,8 @@ __global__ void __launch_bounds__(kScanThreads, kN > 0 ? 2 : 1)
         const int i = thread;
         const float da = log_alpha_cotangent(c, i, length, block_sum(warp_part));
         const float dt = token.dt[i], raw_A = own_raw.A;
-        const float f =
-            a.heavy_tail ? (raw_A >= 0 ? 1 + raw_A : 1 / (1 - raw_A)) : softplusf(raw_A);
+        const float f = a.heavy_tail ? (raw_A >= 0 ? 1 + raw_A : __fdividef(1.0f, 1 - raw_A))
+                                     : softplusf(raw_A);
         const float slope = a.heavy_tail ? (raw_A >= 0 ? 1.0f : f * f) : sigmoidf(raw_A);
         const float A = -fmaxf(f, a.a_floor);
         dproj_c[static_cast<int64_t>(i) * d.width + a.col.dd_A + h] =

@@ -1,6 +1,7 @@
 // Device memory of one op's operands and workspace, for running an op alone.
 #pragma once
 
+#include <span>
 #include <vector>
 
 #include "kernels/cuda/kernel.h"
@@ -9,18 +10,23 @@
 
 namespace statelab::cuda {
 
-/// Inputs copied in member by member; outputs and workspace filled with 0xFF bytes (NaN).
+/// What the op puts out for these inputs. Needs no device. Errors: ShapeError, UnsupportedOp.
+std::vector<ValueType> supported_outputs(Op op, const Attributes& attributes,
+                                         const std::vector<OpArray>& inputs);
+
+/// Inputs copied in member by member, *inputs[m] being those of member m; members may share them; outputs and workspace filled with 0xFF bytes (NaN).
 /// Errors: ShapeError, UnsupportedOp, std::invalid_argument when members disagree in shapes, CudaError.
 class OpMemory {
  public:
   OpMemory(CudaStream& stream, Op op, const Attributes& attributes,
-           const std::vector<std::vector<OpArray>>& inputs);
+           std::span<const std::vector<OpArray>* const> inputs);
   OpMemory(const OpMemory&) = delete;
 
   CudaCall call(Precision precision) const;
   void launch(Precision precision, CudaStream& stream) const;
   OpRun read(CudaStream& stream, int member) const;
-  int64_t operand_bytes() const;  ///< of all members
+  /// Of all members: what the op must read and write at least, so states count twice.
+  int64_t operand_bytes() const;
 
  private:
   Operand allocate(CudaStream& stream, const ValueType& type);

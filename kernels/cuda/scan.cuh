@@ -109,7 +109,7 @@ struct LanePairs {
 __host__ __device__ constexpr int lane_parts(int n) { return n > 0 && n <= 64 ? 1 : 2; }
 
 __device__ __forceinline__ float softplusf(float x) { return x > 20.0f ? x : log1pf(expf(x)); }
-__device__ __forceinline__ float sigmoidf(float x) { return 1.0f / (1.0f + expf(-x)); }
+__device__ __forceinline__ float sigmoidf(float x) { return __fdividef(1.0f, 1.0f + expf(-x)); }
 
 /// T_ij = alpha_{j+1} ... alpha_i, j <= i, of a chunk, as factors per block of 16 tokens: between blocks two products of array
 /// elements, within a block the exponential of a short sum of logarithms, or a table where alpha may be negative or zero.

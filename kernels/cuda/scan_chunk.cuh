@@ -82,7 +82,7 @@ __device__ __forceinline__ void chunk_scores(const ScanChunk<kSigned>& c) {
   float acc[kMaxBlocks][4] = {};
   warp_product<kPrecision, Stored::kBoth, true>(
       acc, nt, 0, c.padded_n, [&](int r, int n) { return c.q[(row0 + r) * c.pitch_n + n]; },
-      [&](int n, int j) { return c.k[(column0 + j) * c.pitch_n + n]; });
+      [&](int n, int j) { return c.k[min(column0 + j, c.rows - 1) * c.pitch_n + n]; });
   each_element<kMaxBlocks>(nt, [&](int n, int e, int row, int column) {
     const int i = row0 + row, j = column0 + column;
     float value = 0;
@@ -140,10 +140,10 @@ __device__ __forceinline__ void chunk_square(const ScanChunk<kSigned>& c) {
   float score[kMaxBlocks][4] = {}, cross[kMaxBlocks][4] = {};
   warp_product<kPrecision, Stored::kBoth, true>(
       score, nt, 0, c.padded_n, [&](int r, int n) { return c.q[(row0 + r) * c.pitch_n + n]; },
-      [&](int n, int j) { return c.k[(column0 + j) * c.pitch_n + n]; });
+      [&](int n, int j) { return c.k[min(column0 + j, c.rows - 1) * c.pitch_n + n]; });
   warp_product<kPrecision, Stored::kBoth, true>(
       cross, nt, 0, c.padded_p, [&](int r, int p) { return c.dout[(row0 + r) * c.pitch_p + p]; },
-      [&](int p, int j) { return c.x[(column0 + j) * c.pitch_p + p]; });
+      [&](int p, int j) { return c.x[min(column0 + j, c.rows - 1) * c.pitch_p + p]; });
   float row_low = 0, row_high = 0;
   const int g = lane_id() / 4, t = lane_id() % 4;
 #pragma unroll

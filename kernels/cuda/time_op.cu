@@ -36,8 +36,9 @@ double percentile(std::vector<double> x, double p) {
 
 CudaTiming time_op_cuda(Op op, const Attributes& attributes, const std::vector<OpArray>& inputs,
                         int members, Precision precision, int device) {
+  cuda::supported_outputs(op, attributes, inputs);  // before a device is asked for
   CudaStream stream(device);
-  const std::vector<std::vector<OpArray>> all(static_cast<size_t>(members), inputs);
+  const std::vector<const std::vector<OpArray>*> all(static_cast<size_t>(members), &inputs);
   const cuda::OpMemory memory(stream, op, attributes, all);
   memory.launch(precision, stream);
   stream.synchronize();

@@ -12,7 +12,7 @@ struct CudaTiming {
   double cold_us = 0;     ///< median of single launches after the L2 cache was overwritten
   double hot_us = 0;      ///< median launch of many in a row over the same memory
   double spread_pct = 0;  ///< of the hot times: (90th - 10th percentile) / median
-  int64_t bytes = 0;      ///< of all operands once, all members: the least that must move
+  int64_t bytes = 0;      ///< all members' operands once, states twice: the least that must move
 };
 
 /// Times `op` for `members` copies of `inputs`. Each timed run is a CUDA graph, so the host's part is not in it. Updated inputs

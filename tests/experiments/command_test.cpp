@@ -140,6 +140,28 @@ TEST_F(Command, AMissingDeviceEndsWithFourInOneLine) {
   EXPECT_EQ(statelab("run tiny.yaml --device gpu").code, 2);
 }
 
+TEST_F(Command, BenchSaysWhatItCannotMeasure) {
+  const Outcome unknown = statelab("bench op");
+  EXPECT_EQ(unknown.code, 2);
+  EXPECT_NE(unknown.err.find("must be train or ops, is op"), std::string::npos) << unknown.err;
+  for (const char* arguments :
+       {"bench", "bench ops train", "bench ops --precision fp64", "bench ops --device gpu",
+        "bench ops --threads 0", "bench ops --format xml", "bench ops --seconds 3",
+        "bench train --device cpu --precision tf32"}) {
+    const Outcome o = statelab(arguments);
+    EXPECT_EQ(o.code, 2) << arguments;
+    EXPECT_EQ(o.out, "") << arguments;
+  }
+  for (const char* arguments : {"bench ops", "bench ops --device cpu --json",
+                                "bench ops --device cuda", "bench ops --device cuda:0"}) {
+    const Outcome o = statelab(arguments, "CUDA_VISIBLE_DEVICES=-1");
+    EXPECT_EQ(o.code, 4) << arguments;
+    EXPECT_EQ(o.out, "") << arguments;
+    EXPECT_EQ(std::count(o.err.begin(), o.err.end(), '\n'), 1) << arguments << o.err;
+  }
+  EXPECT_EQ(statelab("__complete bench ''").out, "train\nops\n");
+}
+
 TEST_F(Command, DryRunListsRunsAndWritesNothing) {
   write("tiny.yaml", kTiny);
   const Outcome o = statelab("run tiny.yaml --dry-run --json seeds=3");

@@ -1,6 +1,9 @@
 #include <gtest/gtest.h>
 
 #include "kernels/cuda/device.h"
+#include "kernels/cuda/run_op.h"
+#include "kernels/cuda/time_op.h"
+#include "kernels/error.h"
 
 namespace statelab {
 namespace {
@@ -36,6 +39,23 @@ TEST(CudaInventory, VersionNumbersReadAsTheToolkitWritesThem) {
   EXPECT_EQ(cuda_version_text(13000), "13.0");
   EXPECT_EQ(cuda_version_text(12080), "12.8");
   EXPECT_EQ(cuda_version_text(0), "none");
+}
+
+TEST(CudaRunOp, WhatNoDeviceComputesIsRefusedBeforeOneIsLookedFor) {
+  if (!built_with_cuda()) GTEST_SKIP() << "this build has no CUDA backend";
+  const auto zeros = [](const Shape& shape) {
+    return real_array(shape, std::vector<double>(static_cast<size_t>(shape.size())));
+  };
+  const std::vector<OpArray> wide = {zeros({1, 3, 2}), zeros({2, 1, 9}), zeros({2})};
+  const CausalConv1dAttrs attributes{0, 2, 9};
+  const int nowhere = 1 << 20;  // a device that no machine has
+  EXPECT_THROW(run_op_cuda(Op::kCausalConv1d, attributes, {wide}, Precision::kFp32, nowhere),
+               UnsupportedOp);
+  EXPECT_THROW(time_op_cuda(Op::kCausalConv1d, attributes, wide, 1, Precision::kFp32, nowhere),
+               UnsupportedOp);
+  EXPECT_THROW(run_op_cuda(Op::kDraw, DrawAttrs{}, {{}}, Precision::kFp32, nowhere), UnsupportedOp);
+  const std::vector<OpArray> unlike = {zeros({2}), zeros({3})};
+  EXPECT_THROW(run_op_cuda(Op::kAdd, {}, {unlike}, Precision::kFp32, nowhere), ShapeError);
 }
 
 }  // namespace

@@ -605,9 +605,9 @@ double tolerance(Op op, Precision precision, bool long_sequence) {
     case Precision::kFp32:
       return long_sequence ? 1e-4 : backward ? 5e-5 : 2e-5;
     case Precision::kTf32:
-      return backward ? 5e-3 : 2e-3;
+      return backward ? 1e-2 : 4e-3;
     case Precision::kBf16:
-      return backward ? 5e-2 : 2e-2;
+      return backward ? 1e-1 : 4e-2;
   }
   return 0;
 }
