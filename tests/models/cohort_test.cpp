@@ -307,8 +307,15 @@ TEST(NumericsVersion, PinsTheBitsOfTwentyTrainingSteps) {
     const std::string bytes = trained_bytes(shape, {kRuns[0]}, 1, 20)[0];
     pinned += std::string(mixer) + " " + digest(bytes) + "\n";
   }
+  // Processors of different makers approximate reciprocal square roots differently, and Eigen starts from those.
+  const char* expected = __builtin_cpu_is("amd")     ? "mamba3 14684261153040188659\n"
+                                                       "mamba2 1193143119237197594\n"
+                         : __builtin_cpu_is("intel") ? "mamba3 17785312393764433680\n"
+                                                       "mamba2 1456473774472009878\n"
+                                                     : nullptr;
+  if (expected == nullptr) GTEST_SKIP() << "bits are pinned for processors of AMD and Intel";
   EXPECT_EQ("version " + std::to_string(kNumericsVersion) + "\n" + pinned,
-            "version 1\nmamba3 14684261153040188659\nmamba2 1193143119237197594\n");
+            std::string("version 1\n") + expected);
 #endif
 }
 
