@@ -44,8 +44,9 @@ const CudaKernel& cuda_kernel(Op op);
 std::string cuda_limit(const CallShapes& shapes);
 
 /// Tokens that a scan's kernel takes at once for heads of this size: the largest of 16, 32, 64 that is not above
-/// `chunk_size` (at least 16) and whose working set fits into an SM's shared memory.
-int cuda_chunk_size(int headdim, int d_state, int chunk_size);
+/// `chunk_size` (at least 16) and whose working set fits into the shared memory of a block on `device` (of compute
+/// capability 9.0 where there is none). Equal on devices of one model.
+int cuda_chunk_size(int headdim, int d_state, int chunk_size, int device = 0);
 
 /// Supplies the rows of a draw op on the device, for all members.
 class CudaDraw {

@@ -671,14 +671,21 @@ std::string scan_limit(int headdim, int d_state, int chunk_size) {
 
 namespace statelab {
 
-int cuda_chunk_size(int headdim, int d_state, int chunk_size) {
-  constexpr int64_t kSharedBytes = 227 * 1024;  // of a block on compute capability 9.0
+int cuda_chunk_size(int headdim, int d_state, int chunk_size, int device) {
+  int shared_bytes = 0;
+  if (cudaDeviceGetAttribute(&shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) !=
+      cudaSuccess) {
+    cudaGetLastError();  // no device is an answer here, not an error
+    shared_bytes = 227 * 1024;
+  }
   int size = cuda::kMaxChunk;
   for (; size > 16; size /= 2) {
     cuda::ScanDims d{};
     d.headdim = headdim, d.d_state = d_state, d.rows = size, d.nchunks = 2;
-    const int64_t bytes = 4 * int64_t{cuda::backward_floats(d, d_state / 2)};
-    if (size <= chunk_size && bytes <= kSharedBytes) break;
+    // Mamba-2 with signed decays needs less for its rows and a second square.
+    const int64_t bytes = 4 * (int64_t{cuda::backward_floats(d, d_state / 2)} +
+                               size * cuda::pitch(size) + cuda::kMaxBlocks * 256);
+    if (size <= chunk_size && bytes <= shared_bytes) break;
   }
   return size;
 }

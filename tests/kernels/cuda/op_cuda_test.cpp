@@ -20,6 +20,10 @@
 #include "tests/kernels/op_cases.h"
 
 namespace statelab {
+
+/// How GoogleTest names an op in a list of tests.
+void PrintTo(Op op, std::ostream* out) { *out << op_name(op); }
+
 namespace {
 
 using namespace testing_support;  // NOLINT: a test

@@ -125,6 +125,8 @@ struct Variant {
   std::function<void(ModelConfig&)> change;
 };
 
+void PrintTo(const Variant& variant, std::ostream* out) { *out << variant.name; }
+
 class CudaLosses : public OnCuda, public ::testing::WithParamInterface<Variant> {};
 
 TEST_P(CudaLosses, OfFiftyStepsAreTheCpusWithinAThousandth) {
