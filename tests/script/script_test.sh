@@ -313,7 +313,7 @@ write_junit() {
   </testcase>
   <testcase name="cuda_device.A" classname="cuda_device.A" time="0" status="run">
   </testcase>
-  <testcase name="cuda_device.B" classname="cuda_device.B" time="0" status="notrun">
+  <testcase name="cuda_device.B/x  # GetParam() = &quot;x&quot; &lt;1&gt;" classname="cuda_device.B/x" time="0" status="notrun">
     <skipped message="SKIP_REGULAR_EXPRESSION_MATCHED"/>
   </testcase>
 TEXT

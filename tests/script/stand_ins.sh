@@ -52,7 +52,7 @@ TEXT
   make_tool ninja < /dev/null
   make_tool ctest << TEXT
 case " \$* " in
-  *" -N "*) printf '  Test #2: cuda_device.A\n  Test  #3: cuda_device.B\n'; exit 0 ;;
+  *" -N "*) printf '  Test #2: cuda_device.A\n  Test  #3: cuda_device.B/x  # GetParam() = "x" <1>\n'; exit 0 ;;
 esac
 while [ \$# -gt 0 ]; do [ "\$1" != --output-junit ] || cp "$junit" "\$2"; shift; done
 exit "\$(cat "$ctest_exit")"
