@@ -1,6 +1,7 @@
 #include <gtest/gtest.h>
 
 #include "kernels/cuda/device.h"
+#include "kernels/cuda/kernel.h"
 #include "kernels/cuda/run_op.h"
 #include "kernels/cuda/time_op.h"
 #include "kernels/error.h"
@@ -56,6 +57,23 @@ TEST(CudaRunOp, WhatNoDeviceComputesIsRefusedBeforeOneIsLookedFor) {
   EXPECT_THROW(run_op_cuda(Op::kDraw, DrawAttrs{}, {{}}, Precision::kFp32, nowhere), UnsupportedOp);
   const std::vector<OpArray> unlike = {zeros({2}), zeros({3})};
   EXPECT_THROW(run_op_cuda(Op::kAdd, {}, {unlike}, Precision::kFp32, nowhere), ShapeError);
+}
+
+/// Without a device the answer is that of compute capability 9.0; a chunk is part of what decides a run's bits there.
+TEST(CudaInventory, ChunksFitTheSharedMemoryOfHopper) {
+  if (!built_with_cuda()) GTEST_SKIP() << "this build has no CUDA backend";
+  const auto devices = cuda_devices();
+  if (!devices.empty() && devices[0].compute_major != 9)
+    GTEST_SKIP() << devices[0].name << " has another amount";
+  for (const int headdim : {16, 64, 128}) {
+    for (const int d_state : {16, 64, 128}) {
+      EXPECT_EQ(cuda_chunk_size(headdim, d_state, 64), headdim == 128 && d_state == 128 ? 32 : 64)
+          << headdim << " by " << d_state;
+    }
+  }
+  EXPECT_EQ(cuda_chunk_size(64, 64, 1024), 64);
+  EXPECT_EQ(cuda_chunk_size(64, 64, 48), 32);
+  EXPECT_EQ(cuda_chunk_size(64, 64, 5), 16);
 }
 
 }  // namespace
