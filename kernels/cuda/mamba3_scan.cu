@@ -32,32 +32,17 @@ __global__ void __launch_bounds__(kScanThreads, kN > 0 ? 2 : 1)
   const int P = kP > 0 ? kP : d.headdim, N = kN > 0 ? kN : d.d_state, S = a.nangles;
   const int Pp = round16(P), Np = round16(N), rows = d.rows;
   const Mamba3Memory m(rows, P, N);
-  float* next = reinterpret_cast<float*>(shared);
-  auto take = [&](int floats) {
-    float* out = next;
-    next += floats;
-    return out;
-  };
-  float *q = take(rows * m.pitch_n), *k = take(rows * m.pitch_n), *x = take(rows * m.pitch_p);
-  float *score = take(m.score(S)), *state = d.nchunks > 1 ? take(m.state(P)) : nullptr;
-  Mamba3Tokens token(take(Mamba3Tokens::kFloats));
-  float* decay = take(Decay<false>::kFloats);
-  float *diag = take(kTokens), *same = take(kTokens), *part = take(2 * kMaxChunk);
+  SharedFloats memory(shared);
+  float *q = memory.take(rows * m.pitch_n), *k = memory.take(rows * m.pitch_n);
+  float *x = memory.take(rows * m.pitch_p), *score = memory.take(m.score(S));
+  float* state = d.nchunks > 1 ? memory.take(m.state(P)) : nullptr;
+  Mamba3Tokens token(memory.take(Mamba3Tokens::kFloats));
+  ScanChunk<false> c = sized_chunk<false>(rows, P, N);
+  c.decay = Decay<false>(memory.take(Decay<false>::kFloats));
+  float *diag = memory.take(kTokens), *same = memory.take(kTokens),
+        *part = memory.take(2 * kMaxChunk);
   float* phi = score;  // (rows, S), until the scores are written
-  ScanChunk<false> c{.rows = rows,
-                     .padded_n = Np,
-                     .padded_p = Pp,
-                     .pitch_n = m.pitch_n,
-                     .pitch_p = m.pitch_p,
-                     .pitch_q = m.pitch_q,
-                     .q = q,
-                     .k = k,
-                     .x = x,
-                     .square = score,
-                     .state = state,
-                     .w = token.w,
-                     .diag = diag,
-                     .decay = Decay<false>(decay)};
+  c.q = q, c.k = k, c.x = x, c.square = score, c.state = state, c.w = token.w, c.diag = diag;
 
   const int member = blockIdx.y, b = blockIdx.x / d.nheads, h = blockIdx.x % d.nheads;
   const int group = h / (d.nheads / d.ngroups), d_inner = d.nheads * P;
@@ -133,8 +118,8 @@ __global__ void __launch_bounds__(kScanThreads, kN > 0 ? 2 : 1)
             pair_angle[part] = phi[i * S + min(LanePairs<kPartsN>::column(part) / 2, S - 1)];
           r[u].rotate(pair_angle, S);
         }
-        r[u].k.template store<kPrecision>(k + i * m.pitch_n, Np),
-            r[u].q.template store<kPrecision>(q + i * m.pitch_n, Np);
+        r[u].k.template store<kPrecision>(k + i * m.pitch_n, Np);
+        r[u].q.template store<kPrecision>(q + i * m.pitch_n, Np);
         x_row[u].template store<kPrecision>(x + i * m.pitch_p, Pp);
         if (lane_id() == 0) same[i] = r[u].same;
       }

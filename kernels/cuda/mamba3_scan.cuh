@@ -26,8 +26,7 @@ struct Mamba3Args {
   Mamba3ScanAttrs::Rotation rotation;
   Mamba3ScanAttrs::Discretization discretization;
   bool heavy_tail;
-  bool
-      vectors;  // rows of proj, o and y start at even offsets: two neighbouring reals load together
+  bool vectors;  // rows of proj, o, y start at even offsets: two neighbouring reals load together
   int nangles;
   float a_floor, eps;
   MemberArray<const float> proj, dt_bias, B_bias, C_bias, B_norm, C_norm, D, norm;
@@ -50,7 +49,7 @@ struct Mamba3Args {
         eps(static_cast<float>(a.eps)) {}
 };
 
-/// Floats of shared memory for a head of these sizes; `carries`: more than one chunk.
+/// Floats of the shared tiles of a head: `rows` tokens of a chunk, each tile padded.
 struct Mamba3Memory {
   int rows, pitch_n, pitch_p, pitch_q;
   __host__ __device__ Mamba3Memory(int rows, int headdim, int d_state)

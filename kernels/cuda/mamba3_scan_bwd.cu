@@ -13,10 +13,10 @@ namespace statelab::cuda {
 namespace {
 
 using Rotation = Mamba3ScanAttrs::Rotation;
+using Discretization = Mamba3ScanAttrs::Discretization;
 
 /// Rows that a warp reads at once, so that their loads are in flight together (and code stays within the instruction cache).
 constexpr int kRowsAtOnce = 2;
-using Discretization = Mamba3ScanAttrs::Discretization;
 
 /// x, and in the same place the incoming state once x is no longer needed.
 __host__ __device__ int x_floats(const ScanDims& d, const Mamba3Memory& m) {
@@ -58,54 +58,29 @@ __global__ void __launch_bounds__(kScanThreads, kN > 0 ? 2 : 1)
   const int P = kP > 0 ? kP : d.headdim, N = kN > 0 ? kN : d.d_state, S = a.nangles;
   const int Pp = round16(P), Np = round16(N), rows = d.rows, H = d.nheads;
   const Mamba3Memory m(rows, P, N);
-  float* next = reinterpret_cast<float*>(shared);
-  auto take = [&](int floats) {
-    float* out = next;
-    next += floats;
-    return out;
-  };
-  float *q = take(rows * m.pitch_n), *k = take(rows * m.pitch_n), *x = take(x_floats(d, m));
-  float *dout = take(rows * m.pitch_p), *square = take(m.score(S));
-  float* dstate = d.nchunks > 1 ? take(m.state(P)) : nullptr;
-  Mamba3Tokens token(take(Mamba3Tokens::kFloats));
-  float* decay = take(Decay<false>::kFloats);
-  float *same = take(kTokens), *inv_k = take(kTokens), *inv_q = take(kTokens),
-        *ddiag = take(kTokens);
-  float *row_x = take(2 * kMaxChunk), *column_x = take(4 * kMaxChunk),
-        *f_part = take(2 * kMaxChunk), *e_part = take(2 * kMaxChunk),
-        *dw_part = take(2 * kMaxChunk);
-  float *warp_part = take(8), *pending_memory = take(8);
-  float* column_sums = take(4 * kMaxBlocks * Np);  // B_bias, C_bias, B_norm, C_norm by row tile
-  float* diag = dw_part;                           // read before the first of those is written
-  float* dphi = square;                            // (rows, S), when the square is done with
+  SharedFloats memory(shared);
+  ScanChunk<false> c = sized_chunk<false>(rows, P, N);
+  float *q = memory.take(rows * m.pitch_n), *k = memory.take(rows * m.pitch_n);
+  float *x = memory.take(x_floats(d, m)), *dout = memory.take(rows * m.pitch_p);
+  float* square = memory.take(m.score(S));
+  c.q = q, c.k = k, c.x = x, c.state = x, c.dout = dout, c.square = square;
+  c.dstate = d.nchunks > 1 ? memory.take(m.state(P)) : nullptr;
+  Mamba3Tokens token(memory.take(Mamba3Tokens::kFloats));
+  c.decay = Decay<false>(memory.take(Decay<false>::kFloats));
+  float *same = memory.take(kTokens), *inv_k = memory.take(kTokens), *inv_q = memory.take(kTokens),
+        *ddiag = memory.take(kTokens);
+  float *row_x = memory.take(2 * kMaxChunk), *column_x = memory.take(4 * kMaxChunk),
+        *f_part = memory.take(2 * kMaxChunk), *e_part = memory.take(2 * kMaxChunk),
+        *dw_part = memory.take(2 * kMaxChunk);
+  float *warp_part = memory.take(8), *pending_memory = memory.take(8);
+  float* column_sums =
+      memory.take(4 * kMaxBlocks * Np);  // B_bias, C_bias, B_norm, C_norm by row tile
+  float* diag = dw_part;                 // read before the first of those is written
+  float* dphi = square;                  // (rows, S), when the square is done with
   float *dot_k = row_x, *dot_q = column_x, *ddt_angle = f_part + kMaxChunk;
   Pending& pending = *reinterpret_cast<Pending*>(pending_memory);
-
-  ScanChunk<false> c{.rows = rows,
-                     .padded_n = Np,
-                     .padded_p = Pp,
-                     .pitch_n = m.pitch_n,
-                     .pitch_p = m.pitch_p,
-                     .pitch_q = m.pitch_q,
-                     .q = q,
-                     .k = k,
-                     .x = x,
-                     .square = square,
-                     .state = x,
-                     .w = token.w,
-                     .diag = diag,
-                     .decay = Decay<false>(decay),
-                     .first = false,
-                     .last = false,
-                     .dout = dout,
-                     .dstate = dstate,
-                     .ddiag = ddiag,
-                     .row_x = row_x,
-                     .column_x = column_x,
-                     .f_part = f_part,
-                     .e_part = e_part,
-                     .dw_part = dw_part,
-                     .unweighted = nullptr};
+  c.w = token.w, c.diag = diag, c.ddiag = ddiag, c.row_x = row_x, c.column_x = column_x;
+  c.f_part = f_part, c.e_part = e_part, c.dw_part = dw_part;
 
   const int member = blockIdx.y, b = blockIdx.x, d_inner = H * P;
   const int warp = warp_id(), row_tile = warp / 2, row0 = row_tile * 16;
@@ -232,10 +207,10 @@ __global__ void __launch_bounds__(kScanThreads, kN > 0 ? 2 : 1)
             for (int part = 0; part < kPartsP; ++part)
               gated.v[part] = x_row[u].v[part] = make_float2(0, 0);
           }
-          r[u].k.template store<kPrecision>(k + i * m.pitch_n, Np),
-              r[u].q.template store<kPrecision>(q + i * m.pitch_n, Np);
-          x_row[u].template store<kPrecision>(x + i * m.pitch_p, Pp),
-              gated.template store<kPrecision>(dout + i * m.pitch_p, Pp);
+          r[u].k.template store<kPrecision>(k + i * m.pitch_n, Np);
+          r[u].q.template store<kPrecision>(q + i * m.pitch_n, Np);
+          x_row[u].template store<kPrecision>(x + i * m.pitch_p, Pp);
+          gated.template store<kPrecision>(dout + i * m.pitch_p, Pp);
           if (lane_id() == 0) {
             same[i] = r[u].same, inv_k[i] = r[u].inv_k, inv_q[i] = r[u].inv_q;
           }

@@ -40,6 +40,32 @@ struct ScanChunk {
   __device__ int half() const { return warp_id() % 2; }
 };
 
+/// Hands out consecutive arrays of a block's dynamic shared memory; every size a multiple of 4 floats, so that all are aligned.
+class SharedFloats {
+ public:
+  __device__ explicit SharedFloats(float4* memory) : next_(reinterpret_cast<float*>(memory)) {}
+  __device__ __forceinline__ float* take(int floats) {
+    float* out = next_;
+    next_ += floats;
+    return out;
+  }
+
+ private:
+  float* next_;
+};
+
+/// A chunk's extents; its pointers are still to be set.
+template <bool kSigned>
+__device__ __forceinline__ ScanChunk<kSigned> sized_chunk(int rows, int headdim, int d_state) {
+  return {.rows = rows,
+          .padded_n = round16(d_state),
+          .padded_p = round16(headdim),
+          .pitch_n = pitch(round16(d_state)),
+          .pitch_p = pitch(round16(headdim)),
+          .pitch_q = pitch(rows),
+          .decay = Decay<kSigned>(nullptr)};
+}
+
 /// Calls f(block, element, row, column) for every accumulator of `blocks` column blocks; row and column are relative.
 template <int kNt, class F>
 __device__ __forceinline__ void each_element(int blocks, F&& f) {
@@ -193,19 +219,29 @@ __device__ __forceinline__ void store_row_dots(const ScanChunk<kSigned>& c,
   store_row_parts(c, part, low, high);
 }
 
+/// What reaches q or k through a state (P, N): rows of x or dout times it, decayed, in acc. part: its row sums with `tile`, taken
+/// after the decay unless kSigned.
+template <Precision kPrecision, bool kSigned, int kNt>
+__device__ __forceinline__ void through_state(const ScanChunk<kSigned>& c, float (&acc)[kNt][4],
+                                              const float* rows, const float* state,
+                                              const float* decay, const float* tile, float* part) {
+  const int row0 = c.row0(), n0 = c.n0(), g = lane_id() / 4;
+  warp_product<kPrecision, Stored::kA, (kNt < 8)>(
+      acc, c.padded_n / 16, 0, c.padded_p,
+      [&](int r, int p) { return rows[(row0 + r) * c.pitch_p + p]; },
+      [&](int p, int n) { return state[p * c.pitch_n + n0 + n]; });
+  if constexpr (kSigned) store_row_dots(c, acc, tile, part);
+  scale_rows(acc, decay[row0 + g], decay[row0 + g + 8]);
+  if constexpr (!kSigned) store_row_dots(c, acc, tile, part);
+}
+
 /// dk / w of the warp's rows and half of the columns. f_part: x_j^T Sb k_j, decayed to the chunk's end unless kSigned;
 /// dw_part: the cotangent of w_j.
 template <Precision kPrecision, bool kSigned, int kNt>
 __device__ __forceinline__ void chunk_dk(const ScanChunk<kSigned>& c, float (&dk)[kNt][4]) {
-  const int row0 = c.row0(), n0 = c.n0(), nt = c.padded_n / 16, g = lane_id() / 4;
+  const int row0 = c.row0(), n0 = c.n0(), nt = c.padded_n / 16;
   if (!c.last) {
-    warp_product < kPrecision, Stored::kA,
-        kNt<8>(
-            dk, nt, 0, c.padded_p, [&](int r, int p) { return c.x[(row0 + r) * c.pitch_p + p]; },
-            [&](int p, int n) { return c.dstate[p * c.pitch_n + n0 + n]; });
-    if constexpr (kSigned) store_row_dots(c, dk, c.k, c.f_part);
-    scale_rows(dk, c.decay.to_end[row0 + g], c.decay.to_end[row0 + g + 8]);
-    if constexpr (!kSigned) store_row_dots(c, dk, c.k, c.f_part);
+    through_state<kPrecision>(c, dk, c.x, c.dstate, c.decay.to_end, c.k, c.f_part);
   } else {
     store_row_parts(c, c.f_part, 0, 0);
   }
@@ -273,15 +309,9 @@ __device__ __forceinline__ float chunk_load_state(const ScanChunk<kSigned>& c, c
 /// dq of the warp's rows and half of the columns. e_part: q_i^T (do_i^T S_in), decayed from the chunk's start unless kSigned.
 template <Precision kPrecision, bool kSigned, int kNt>
 __device__ __forceinline__ void chunk_dq(const ScanChunk<kSigned>& c, float (&dq)[kNt][4]) {
-  const int row0 = c.row0(), n0 = c.n0(), nt = c.padded_n / 16, g = lane_id() / 4;
+  const int row0 = c.row0(), n0 = c.n0(), nt = c.padded_n / 16;
   if (!c.first) {
-    warp_product < kPrecision, Stored::kA,
-        kNt<8>(
-            dq, nt, 0, c.padded_p, [&](int r, int p) { return c.dout[(row0 + r) * c.pitch_p + p]; },
-            [&](int p, int n) { return c.state[p * c.pitch_n + n0 + n]; });
-    if constexpr (kSigned) store_row_dots(c, dq, c.q, c.e_part);
-    scale_rows(dq, c.decay.from_start[row0 + g], c.decay.from_start[row0 + g + 8]);
-    if constexpr (!kSigned) store_row_dots(c, dq, c.q, c.e_part);
+    through_state<kPrecision>(c, dq, c.dout, c.state, c.decay.from_start, c.q, c.e_part);
   } else {
     store_row_parts(c, c.e_part, 0, 0);
   }
