@@ -1,10 +1,11 @@
 // What training and evaluation draw on a device is what they draw on the host: stages, seeds and passes included. The rows
 // themselves are compared task by task in tests/tasks/cuda.
+#include "experiments/data_source.h"
+
 #include <gtest/gtest.h>
 
 #include <vector>
 
-#include "experiments/data_source.h"
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/kernel.h"
 #include "kernels/cuda/runtime.h"
