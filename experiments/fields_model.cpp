@@ -6,7 +6,8 @@ namespace statelab {
 std::vector<Field> model_fields() {
   constexpr double kWide = 65536;
   std::vector<Field> t;
-  t.push_back(choice_field("model.mixer", STATELAB_MEMBER(model.mixer), {"mamba3", "mamba2"},
+  t.push_back(choice_field("model.mixer", STATELAB_MEMBER(model.mixer),
+                           {"mamba3", "mamba2", "gated_delta_net", "delta_net", "lstm"},
                            "What mixes across time; `statelab models` lists them."));
   t.push_back(
       ranged_field("model.n_layers", STATELAB_MEMBER(model.n_layers), 1, 256, "Residual layers."));

@@ -120,6 +120,53 @@ std::vector<ValueType> infer_mamba2(Op op, const Mamba2ScanAttrs& a, Inputs in, 
           {DType::kReal, {a.d_inner()}}};
 }
 
+std::vector<ValueType> infer_gated_delta(Op op, const GatedDeltaScanAttrs& a, Inputs in,
+                                         bool backward) {
+  const size_t first = backward ? 1 : 0;
+  expect_count(op, in, backward ? 7 : 4);
+  const Shape& proj = check_scan(op, a, in, first).shape;
+  const Shape inner{proj[0], proj[1], a.d_inner()}, heads{a.nheads};
+  for (size_t i = 1; i <= 2; ++i) {
+    const char* name = i == 1 ? "dt_bias" : "A_log";
+    if (a.decay) {
+      expect(op, in, first + i, name, heads);
+    } else if (in[first + i] != nullptr) {
+      fail(op, std::string(name) + " is given, but there is no decay");
+    }
+  }
+  expect(op, in, first + 3, "norm", {a.headdim});
+  const ValueType states =
+      states_type(proj[0], a.nheads, nchunks(proj[1], a.chunk_size), a.d_state, a.headdim);
+  if (!backward) return {{DType::kReal, inner}, {DType::kReal, inner}, states};
+  expect(op, in, 0, "dy", inner);
+  expect(op, in, 5, "o", inner);
+  expect(op, in, 6, "states", states.shape);
+  return {{DType::kReal, proj},
+          {DType::kReal, heads},
+          {DType::kReal, heads},
+          {DType::kReal, {a.headdim}}};
+}
+
+std::vector<ValueType> infer_lstm(Op op, const LstmAttrs& a, Inputs in, bool backward) {
+  const size_t first = backward ? 1 : 0;
+  expect_count(op, in, backward ? 7 : 3);
+  expect_positive(op, "hidden", a.hidden);
+  const Shape& proj = operand(op, in, first, "proj").shape;
+  if (proj.rank() != 3 || proj.last() != 4 * a.hidden) {
+    fail(op,
+         "proj must be (batch, seqlen, " + std::to_string(4 * a.hidden) + "), is " + proj.text());
+  }
+  const Shape weight{4 * a.hidden, a.hidden}, bias{4 * a.hidden}, out{proj[0], proj[1], a.hidden};
+  expect(op, in, first + 1, "weight_hh", weight);
+  expect(op, in, first + 2, "bias", bias);
+  if (!backward) return {{DType::kReal, out}, {DType::kReal, proj}, {DType::kReal, out}};
+  expect(op, in, 0, "dy", out);
+  expect(op, in, 4, "y", out);
+  expect(op, in, 5, "gates", proj);
+  expect(op, in, 6, "cells", out);
+  return {{DType::kReal, proj}, {DType::kReal, weight}, {DType::kReal, bias}};
+}
+
 Shape with_last(const Shape& shape, int last) {
   std::vector<int> e = shape.extents();
   e.back() = last;
@@ -137,7 +184,7 @@ std::vector<ValueType> infer_conv(Op op, const CausalConv1dAttrs& a, Inputs in, 
   }
   const Shape weight{a.channels, 1, a.width}, bias{a.channels};
   expect(op, in, first + 1, "weight", weight);
-  expect(op, in, first + 2, "bias", bias);
+  expect_optional(op, in, first + 2, "bias", bias);
   if (!backward) return {x};
   expect(op, in, 0, "dy", x.shape);
   return {x, {DType::kReal, weight}, {DType::kReal, bias}};
@@ -185,6 +232,14 @@ const char* op_name(Op op) {
       return "mamba2_scan";
     case Op::kMamba2ScanBwd:
       return "mamba2_scan_bwd";
+    case Op::kGatedDeltaScan:
+      return "gated_delta_scan";
+    case Op::kGatedDeltaScanBwd:
+      return "gated_delta_scan_bwd";
+    case Op::kLstm:
+      return "lstm";
+    case Op::kLstmBwd:
+      return "lstm_bwd";
     case Op::kCrossEntropy:
       return "cross_entropy";
     case Op::kCrossEntropyBwd:
@@ -314,6 +369,14 @@ std::vector<ValueType> infer(Op op, const Attributes& attributes, Inputs in) {
       return infer_mamba2(op, std::get<Mamba2ScanAttrs>(attributes), in, false);
     case Op::kMamba2ScanBwd:
       return infer_mamba2(op, std::get<Mamba2ScanAttrs>(attributes), in, true);
+    case Op::kGatedDeltaScan:
+      return infer_gated_delta(op, std::get<GatedDeltaScanAttrs>(attributes), in, false);
+    case Op::kGatedDeltaScanBwd:
+      return infer_gated_delta(op, std::get<GatedDeltaScanAttrs>(attributes), in, true);
+    case Op::kLstm:
+      return infer_lstm(op, std::get<LstmAttrs>(attributes), in, false);
+    case Op::kLstmBwd:
+      return infer_lstm(op, std::get<LstmAttrs>(attributes), in, true);
     case Op::kCrossEntropy:
     case Op::kCrossEntropyBwd: {
       const size_t first = op == Op::kCrossEntropy ? 0 : 1;

@@ -27,12 +27,16 @@ enum class Op {
   kRmsNormBwd,       ///< (dy, x, weight) -> dx, dweight
   kSwiglu,           ///< (ug) -> u * silu(g)
   kSwigluBwd,        ///< (dy, ug) -> dug
-  kCausalConv1d,     ///< (x, weight, bias) -> y
-  kCausalConv1dBwd,  ///< (dy, x, weight, bias) -> dx, dweight, dbias
+  kCausalConv1d,     ///< (x, weight, [bias]) -> y
+  kCausalConv1dBwd,  ///< (dy, x, weight, [bias]) -> dx, dweight, dbias
   kMamba3Scan,  ///< (proj, dt_bias, [B_bias], [C_bias], [B_norm], [C_norm], D, [norm]) -> y, o, Phi, states
   kMamba3ScanBwd,  ///< (dy, the inputs of mamba3_scan, o, Phi, states) -> the gradients of its inputs
   kMamba2Scan,     ///< (proj, dt_bias, A_log, D, norm) -> y, o, states
-  kMamba2ScanBwd,    ///< (dy, the inputs of mamba2_scan, o, states) -> the gradients of its inputs
+  kMamba2ScanBwd,   ///< (dy, the inputs of mamba2_scan, o, states) -> the gradients of its inputs
+  kGatedDeltaScan,  ///< (proj, [dt_bias], [A_log], norm) -> y, o, states
+  kGatedDeltaScanBwd,  ///< (dy, the inputs of gated_delta_scan, o, states) -> the gradients of its inputs
+  kLstm,               ///< (proj, weight_hh, bias) -> y, gates, cells
+  kLstmBwd,            ///< (dy, the inputs of lstm, y, gates, cells) -> the gradients of its inputs
   kCrossEntropy,     ///< (logits, targets) -> loss, accuracy
   kCrossEntropyBwd,  ///< (dloss, logits, targets) -> dlogits
   kScore,            ///< (logits, targets, pass, counts) updates counts
@@ -60,7 +64,8 @@ struct RmsNormAttrs {
 };
 
 /// causal_conv1d: channels [begin, begin + channels) of x are replaced by SiLU(bias + sum_j w[c, j] x[t - W + 1 + j]);
-/// the others pass unchanged. weight (channels, 1, W): index W - 1 multiplies the current token; bias (channels).
+/// the others pass unchanged. weight (channels, 1, W): index W - 1 multiplies the current token; bias (channels), zero where
+/// absent.
 struct CausalConv1dAttrs {
   int begin = 0, channels = 0, width = 4;
 };
@@ -98,6 +103,43 @@ struct Mamba2ScanAttrs {
   int chunk_size = 64;
   int d_inner() const { return nheads * headdim; }
   int d_proj() const { return 2 * d_inner() + 2 * ngroups * d_state + nheads; }
+};
+
+/// gated_delta_scan: everything between the projections (or the convolution) and out_proj of a Gated DeltaNet block. Source:
+/// models.md sections 7.2 - 7.5.
+///   S' = exp(g_t) S_{t-1},  r_t = v_t - S'^T k_t,  S_t = S' + beta_t k_t r_t^T,  o_t = K^(-1/2) S_t^T q_t        (S is K x V)
+///   q, k l2-normalised (1e-6 inside the root), beta = beta_max sigmoid(b), g = -exp(A_log) softplus(a + dt_bias)
+///   y = RMS_norm(o; over V) [* silu(gate)]
+///   proj   (batch, seqlen, d_proj), columns [q G*K | k G*K | v H*V | gate H*V | a H | b H]; gate and a only where the model has
+///          them. Head h reads q and k of group h div (H / G).
+///   dt_bias, A_log (H), absent without decay; norm (V), shared by the heads
+///   y, o   (batch, seqlen, d_inner): after and before norm [and gate]
+///   states (batch, H, nchunks, K, V): incoming state S of each chunk
+struct GatedDeltaScanAttrs {
+  int nheads = 1, headdim = 1;  ///< [H, V]
+  int ngroups = 1;              ///< [G] heads of q and k; divides nheads
+  int d_state = 1;              ///< [K]
+  double beta_max = 1;          ///< 1: eigenvalues along k in [0, 1]; 2: in [-1, 1]
+  bool decay = true;            ///< false: g = 0 (DeltaNet)
+  bool gate = true;             ///< the output gate
+  bool activate = false;        ///< SiLU of q, k, v here, where no convolution has applied it
+  double eps = 1e-5;            ///< of the output's norm
+  bool chunked = true;          ///< WY form by chunks, or the recurrence token by token
+  int chunk_size = 64;
+  int d_inner() const { return nheads * headdim; }
+  int d_proj() const {
+    return 2 * ngroups * d_state + (gate ? 2 : 1) * d_inner() + (decay ? 2 : 1) * nheads;
+  }
+};
+
+/// lstm: the recurrence of an LSTM layer; the input's products are in proj already.
+///   (i, f, g, o) = proj_t + weight_hh h_{t-1} + bias, PyTorch's order;  c_t = sig(f) c_{t-1} + sig(i) tanh(g),
+///   h_t = sig(o) tanh(c_t)
+///   proj (batch, seqlen, 4 hidden); weight_hh (4 hidden, hidden); bias (4 hidden); y = h (batch, seqlen, hidden);
+///   gates (batch, seqlen, 4 hidden) after their activation; cells (batch, seqlen, hidden)
+/// Source: Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000, as in torch.nn.LSTM.
+struct LstmAttrs {
+  int hidden = 1;
 };
 
 /// cross_entropy: mean over supervised positions (target >= 0) of lse - logit[target]; accuracy = share of them whose
@@ -154,9 +196,10 @@ struct AdamWAttrs {
   std::vector<bool> decays;  ///< per parameter: does weight decay apply?
 };
 
-using Attributes = std::variant<std::monostate, DrawAttrs, ConstantAttrs, RmsNormAttrs,
-                                CausalConv1dAttrs, Mamba3ScanAttrs, Mamba2ScanAttrs,
-                                CrossEntropyAttrs, ScoreAttrs, ScheduleAttrs, AdamWAttrs>;
+using Attributes =
+    std::variant<std::monostate, DrawAttrs, ConstantAttrs, RmsNormAttrs, CausalConv1dAttrs,
+                 Mamba3ScanAttrs, Mamba2ScanAttrs, GatedDeltaScanAttrs, LstmAttrs,
+                 CrossEntropyAttrs, ScoreAttrs, ScheduleAttrs, AdamWAttrs>;
 
 struct ValueType {
   DType dtype = DType::kReal;

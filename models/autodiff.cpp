@@ -38,13 +38,22 @@ Ids rule(Graph& g, const Node& node, const Ids& dout, const std::vector<char>& w
     case Op::kCausalConv1d:
       return g.apply(Op::kCausalConv1dBwd, node.attributes, {dy, in[0], in[1], in[2]});
     case Op::kMamba3Scan:
-    case Op::kMamba2Scan: {
+    case Op::kMamba2Scan:
+    case Op::kGatedDeltaScan: {
       Ids operands = {dy};
       operands.insert(operands.end(), in.begin(), in.end());
       operands.insert(operands.end(), node.outputs.begin() + 1,
                       node.outputs.end());  // o, [Phi,] states
-      const Op backward = node.op == Op::kMamba3Scan ? Op::kMamba3ScanBwd : Op::kMamba2ScanBwd;
+      const Op backward = node.op == Op::kMamba3Scan   ? Op::kMamba3ScanBwd
+                          : node.op == Op::kMamba2Scan ? Op::kMamba2ScanBwd
+                                                       : Op::kGatedDeltaScanBwd;
       return g.apply(backward, node.attributes, operands);
+    }
+    case Op::kLstm: {
+      Ids operands = {dy};
+      operands.insert(operands.end(), in.begin(), in.end());
+      operands.insert(operands.end(), node.outputs.begin(), node.outputs.end());
+      return g.apply(Op::kLstmBwd, node.attributes, operands);
     }
     case Op::kCrossEntropy:
       return {g.apply1(Op::kCrossEntropyBwd, node.attributes, {dy, in[0], in[1]}), kNoValue};

@@ -30,9 +30,19 @@ int mlp_hidden(const ModelConfig& c) {
 
 int conv_channels(const ModelConfig& c) { return c.d_inner() + 2 * c.ngroups * c.d_state; }
 
-int mixer_projection(const ModelConfig& c) {
-  return c.mixer == "mamba3" ? mamba3_attrs(c).d_proj() : mamba2_attrs(c).d_proj();
+bool is_delta(const ModelConfig& c) {
+  return c.mixer == "gated_delta_net" || c.mixer == "delta_net";
 }
+
+int mixer_projection(const ModelConfig& c) {
+  if (c.mixer == "lstm") return 4 * c.d_inner();
+  return c.mixer == "mamba3"   ? mamba3_attrs(c).d_proj()
+         : c.mixer == "mamba2" ? mamba2_attrs(c).d_proj()
+                               : gated_delta_attrs(c).d_proj();
+}
+
+/// Of a delta rule's q, k and v, which lie side by side.
+int delta_conv_channels(const ModelConfig& c) { return 2 * c.ngroups * c.d_state + c.d_inner(); }
 
 uint32_t name_hash(const std::string& name) {  // FNV-1a
   uint32_t h = 2166136261u;
@@ -65,7 +75,7 @@ std::vector<ModelProblem> validate(const ModelConfig& c) {
   auto positive = [&](const char* field, int value) {
     if (value < 1) problem(field, "must be at least 1, is " + std::to_string(value));
   };
-  choice("mixer", c.mixer, {"mamba3", "mamba2"});
+  choice("mixer", c.mixer, {"mamba3", "mamba2", "gated_delta_net", "delta_net", "lstm"});
   positive("vocab_size", c.vocab_size);
   positive("n_layers", c.n_layers);
   positive("d_model", c.d_model);
@@ -156,6 +166,20 @@ Mamba2ScanAttrs mamba2_attrs(const ModelConfig& c) {
   return a;
 }
 
+GatedDeltaScanAttrs gated_delta_attrs(const ModelConfig& c) {
+  GatedDeltaScanAttrs a;
+  a.nheads = c.nheads();
+  a.headdim = c.headdim;
+  a.ngroups = c.ngroups;
+  a.d_state = c.d_state;
+  a.beta_max = c.eigenvalue_min < 0 ? 2 : 1;
+  a.decay = a.gate = c.mixer == "gated_delta_net";
+  a.activate = !c.conv;
+  a.chunked = c.scan != "recurrent";
+  a.chunk_size = c.chunk_size;
+  return a;
+}
+
 ModelConfig computed_on(const ComputeDevice& device, ModelConfig c) {
   if (!device.is_cuda()) return c;
   c.chunk_size =
@@ -167,7 +191,7 @@ ModelConfig computed_on(const ComputeDevice& device, ModelConfig c) {
 std::vector<ParameterSpec> parameter_specs(const ModelConfig& c) {
   std::vector<ParameterSpec> out;
   const double from_model = 1 / std::sqrt(c.d_model), residual = 1 / std::sqrt(c.n_layers);
-  const bool mamba3 = c.mixer == "mamba3";
+  const bool mamba3 = c.mixer == "mamba3", mamba2 = c.mixer == "mamba2";
   out.push_back({"backbone.embedding.weight", {c.padded_vocab(), c.d_model}, Init::kNormal, 0.02});
   for (int l = 0; l < c.n_layers; ++l) {
     const std::string layer = "backbone.layers." + std::to_string(l) + ".",
@@ -175,11 +199,28 @@ std::vector<ParameterSpec> parameter_specs(const ModelConfig& c) {
     out.push_back({layer + "norm.weight", {c.d_model}, Init::kOnes, 1, false});
     out.push_back(
         {mixer + "in_proj.weight", {mixer_projection(c), c.d_model}, Init::kUniform, from_model});
-    if (!mamba3 || c.conv) {
+    if (is_delta(c)) {
+      if (c.conv) {
+        out.push_back(
+            {mixer + "conv1d.weight", {delta_conv_channels(c), 1, 4}, Init::kUniform, 0.5});
+      }
+      if (c.mixer == "gated_delta_net") {
+        out.push_back({mixer + "dt_bias", {c.nheads()}, Init::kDtBias, 1, false});
+        out.push_back({mixer + "A_log", {c.nheads()}, Init::kLogUniformA0, 1, false});
+      }
+      out.push_back({mixer + "norm.weight", {c.headdim}, Init::kOnes, 1, false});
+    }
+    if (c.mixer == "lstm") {
+      const double from_hidden = 1 / std::sqrt(c.d_inner());
+      out.push_back(
+          {mixer + "weight_hh", {4 * c.d_inner(), c.d_inner()}, Init::kUniform, from_hidden});
+      out.push_back({mixer + "bias", {4 * c.d_inner()}, Init::kUniform, from_hidden, false});
+    }
+    if (mamba2 || (mamba3 && c.conv)) {
       out.push_back({mixer + "conv1d.weight", {conv_channels(c), 1, 4}, Init::kUniform, 0.5});
       out.push_back({mixer + "conv1d.bias", {conv_channels(c)}, Init::kUniform, 0.5, false});
     }
-    out.push_back({mixer + "dt_bias", {c.nheads()}, Init::kDtBias, 1, false});
+    if (mamba3 || mamba2) out.push_back({mixer + "dt_bias", {c.nheads()}, Init::kDtBias, 1, false});
     if (mamba3) {
       if (c.bc_bias) {
         out.push_back({mixer + "B_bias", {c.nheads(), 1, c.d_state}, Init::kOnes, 1, false});
@@ -189,11 +230,11 @@ std::vector<ParameterSpec> parameter_specs(const ModelConfig& c) {
         out.push_back({mixer + "B_norm.weight", {c.d_state}, Init::kOnes, 1, false});
         out.push_back({mixer + "C_norm.weight", {c.d_state}, Init::kOnes, 1, false});
       }
-    } else {
+    } else if (mamba2) {
       out.push_back({mixer + "A_log", {c.nheads()}, Init::kLogUniformA, 1, false});
     }
-    out.push_back({mixer + "D", {c.nheads()}, Init::kOnes, 1, false});
-    if (!mamba3 || c.out_norm == "rms")
+    if (mamba3 || mamba2) out.push_back({mixer + "D", {c.nheads()}, Init::kOnes, 1, false});
+    if (mamba2 || (mamba3 && c.out_norm == "rms"))
       out.push_back({mixer + "norm.weight", {c.d_inner()}, Init::kOnes, 1, false});
     out.push_back({mixer + "out_proj.weight",
                    {c.d_model, c.d_inner()},
@@ -249,6 +290,9 @@ std::vector<double> initial_values(const ParameterSpec& spec, const ModelConfig&
       case Init::kLogUniformA:
         out[i] = std::log(1 + 15 * u);
         break;
+      case Init::kLogUniformA0:
+        out[i] = std::log(16 * std::max(u, 0x1p-53));
+        break;
     }
   }
   return out;
@@ -279,7 +323,10 @@ ForwardGraph build_forward(Graph& graph, const ModelConfig& c, ValueId step, int
     const ValueId u = graph.apply1(Op::kRmsNorm, norm, {h, weight(layer + "norm.weight")});
     ValueId proj = graph.apply1(Op::kLinear, {}, {u, weight(mixer + "in_proj.weight")});
     if (weight(mixer + "conv1d.weight") != kNoValue) {
-      proj = graph.apply1(Op::kCausalConv1d, CausalConv1dAttrs{c.d_inner(), conv_channels(c), 4},
+      const CausalConv1dAttrs conv = is_delta(c)
+                                         ? CausalConv1dAttrs{0, delta_conv_channels(c), 4}
+                                         : CausalConv1dAttrs{c.d_inner(), conv_channels(c), 4};
+      proj = graph.apply1(Op::kCausalConv1d, conv,
                           {proj, weight(mixer + "conv1d.weight"), weight(mixer + "conv1d.bias")});
     }
     ValueId y;
@@ -289,6 +336,13 @@ ForwardGraph build_forward(Graph& graph, const ModelConfig& c, ValueId step, int
           {proj, weight(mixer + "dt_bias"), weight(mixer + "B_bias"), weight(mixer + "C_bias"),
            weight(mixer + "B_norm.weight"), weight(mixer + "C_norm.weight"), weight(mixer + "D"),
            weight(mixer + "norm.weight")})[0];
+    } else if (c.mixer == "lstm") {
+      y = graph.apply(Op::kLstm, LstmAttrs{c.d_inner()},
+                      {proj, weight(mixer + "weight_hh"), weight(mixer + "bias")})[0];
+    } else if (is_delta(c)) {
+      y = graph.apply(Op::kGatedDeltaScan, gated_delta_attrs(c),
+                      {proj, weight(mixer + "dt_bias"), weight(mixer + "A_log"),
+                       weight(mixer + "norm.weight")})[0];
     } else {
       y = graph.apply(Op::kMamba2Scan, mamba2_attrs(c),
                       {proj, weight(mixer + "dt_bias"), weight(mixer + "A_log"),

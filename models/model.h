@@ -20,8 +20,9 @@ enum class Init {
   kUniform,  ///< U(-scale, scale)
   kNormal,   ///< N(0, scale^2)
   kOnes,
-  kDtBias,      ///< inverse softplus of dt0, dt0 log-uniform in [dt_min, dt_max], at least 1e-4
-  kLogUniformA  ///< log U(1, 16)
+  kDtBias,       ///< inverse softplus of dt0, dt0 log-uniform in [dt_min, dt_max], at least 1e-4
+  kLogUniformA,  ///< log U(1, 16)
+  kLogUniformA0  ///< log U(0, 16): Gated DeltaNet's
 };
 
 struct ParameterSpec {
@@ -45,6 +46,7 @@ std::vector<double> initial_values(const ParameterSpec& spec, const ModelConfig&
 /// Attributes of the mixer's scan for this configuration.
 Mamba3ScanAttrs mamba3_attrs(const ModelConfig& config);
 Mamba2ScanAttrs mamba2_attrs(const ModelConfig& config);
+GatedDeltaScanAttrs gated_delta_attrs(const ModelConfig& config);  ///< gated_delta_net, delta_net
 
 /// The configuration as this device computes it. A CUDA device always scans by chunks, of the size that its memory on chip
 /// holds: 64, 32 or 16 tokens, at most `chunk_size`; `scan: recurrent` asks for the smallest. Parameters stay the same.

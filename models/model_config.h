@@ -9,15 +9,15 @@ namespace statelab {
 /// Field names, values and defaults are those of the YAML (README of experiments/). Symbols of the mathematics in
 /// brackets (spec models.md section 0).
 struct ModelConfig {
-  std::string mixer = "mamba3";  ///< mamba3 | mamba2
+  std::string mixer = "mamba3";  ///< mamba3 | mamba2 | gated_delta_net | delta_net | lstm
   int vocab_size = 3;            ///< [V] given by the task, not by the user
   int n_layers = 1;
-  int d_model = 64;                         ///< [d] residual width
-  int expand = 2;                           ///< [E] d_inner = expand * d_model
-  int headdim = 64;                         ///< [P] d_inner = nheads * headdim
-  int ngroups = 1;                          ///< [G] groups that share B and C; divides nheads
-  int d_state = 64;                         ///< [N] state size per channel
-  double rope_fraction = 0.5;               ///< mamba3: part of the state that rotates, 0.5 or 1
+  int d_model = 64;            ///< [d] residual width
+  int expand = 2;              ///< [E] d_inner = expand * d_model
+  int headdim = 64;            ///< [P, V] d_inner = nheads * headdim
+  int ngroups = 1;             ///< [G] groups that share B and C (q and k); divides nheads
+  int d_state = 64;            ///< [N, K] state size per channel; size of the keys
+  double rope_fraction = 0.5;  ///< mamba3: part of the state that rotates, 0.5 or 1
   std::string rotation = "data_dependent";  ///< mamba3: data_dependent | standard | none
   std::string discretization =
       "trapezoidal";  ///< mamba3: trapezoidal | euler (lambda = 1) | half (lambda = 1/2)
@@ -26,13 +26,15 @@ struct ModelConfig {
   double dt_min = 1e-3, dt_max = 1e-1;    ///< range of the initial step size (YAML: dt_range)
   bool bc_norm = true;                    ///< mamba3: RMSNorm of B and C
   bool bc_bias = true;                    ///< mamba3: head-wise biases of B and C
-  bool conv = false;  ///< mamba3: short causal convolution of x, B, C; mamba2 always has one
+  bool conv =
+      false;  ///< mamba3: short causal convolution of x, B, C (q, k, v); mamba2 always has one
   std::string out_norm =
       "none";         ///< mamba3: none | rms (norm before gate); mamba2 always norms after the gate
   int mimo_rank = 1;  ///< mamba3: only 1 (SISO) so far
   double eigenvalue_min = 0,
-         eigenvalue_max = 1;  ///< mamba2: [0, 1] or [-1, 1] (YAML: eigenvalue_range)
-  std::string mlp = "none";   ///< none | swiglu
+         eigenvalue_max =
+             1;  ///< mamba2, gated_delta_net, delta_net: [0, 1] or [-1, 1] (YAML: eigenvalue_range)
+  std::string mlp = "none";  ///< none | swiglu
   int d_intermediate = 0;  ///< swiglu hidden size before rounding up to 128; 0 = int(8 d_model / 3)
   bool tie_embeddings = false;
   int pad_vocab_multiple = 1;  ///< vocabulary rounded up to a multiple (official: 8)

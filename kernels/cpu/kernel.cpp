@@ -47,6 +47,14 @@ CpuKernel<S> make(Op op) {
       return mamba2_scan_kernel<S>();
     case Op::kMamba2ScanBwd:
       return mamba2_scan_bwd_kernel<S>();
+    case Op::kGatedDeltaScan:
+      return gated_delta_scan_kernel<S>();
+    case Op::kGatedDeltaScanBwd:
+      return gated_delta_scan_bwd_kernel<S>();
+    case Op::kLstm:
+      return lstm_kernel<S>();
+    case Op::kLstmBwd:
+      return lstm_bwd_kernel<S>();
     case Op::kCrossEntropy:
       return cross_entropy_kernel<S>();
     case Op::kCrossEntropyBwd:

@@ -42,6 +42,14 @@ CpuKernel<S> mamba2_scan_kernel();
 template <class S>
 CpuKernel<S> mamba2_scan_bwd_kernel();
 template <class S>
+CpuKernel<S> gated_delta_scan_kernel();
+template <class S>
+CpuKernel<S> gated_delta_scan_bwd_kernel();
+template <class S>
+CpuKernel<S> lstm_kernel();
+template <class S>
+CpuKernel<S> lstm_bwd_kernel();
+template <class S>
 CpuKernel<S> cross_entropy_kernel();
 template <class S>
 CpuKernel<S> cross_entropy_bwd_kernel();

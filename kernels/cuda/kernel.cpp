@@ -75,6 +75,22 @@ const CudaKernel& cuda_kernel(Op op) {
       static const CudaKernel kernel = cuda::mamba2_scan_bwd_kernel();
       return kernel;
     }
+    case Op::kGatedDeltaScan: {
+      static const CudaKernel kernel = cuda::gated_delta_scan_kernel();
+      return kernel;
+    }
+    case Op::kGatedDeltaScanBwd: {
+      static const CudaKernel kernel = cuda::gated_delta_scan_bwd_kernel();
+      return kernel;
+    }
+    case Op::kLstm: {
+      static const CudaKernel kernel = cuda::lstm_kernel();
+      return kernel;
+    }
+    case Op::kLstmBwd: {
+      static const CudaKernel kernel = cuda::lstm_bwd_kernel();
+      return kernel;
+    }
     case Op::kCrossEntropy: {
       static const CudaKernel kernel = cuda::cross_entropy_kernel();
       return kernel;
