@@ -1,12 +1,9 @@
 #include "kernels/cuda/kernels.h"
 
 namespace statelab::cuda {
-CudaKernel lstm_kernel() {
-  return {nullptr, nullptr,
-          [](const CallShapes&) -> std::string { return "is not computed on CUDA"; }};
-}
-CudaKernel lstm_bwd_kernel() {
-  return {nullptr, nullptr,
-          [](const CallShapes&) -> std::string { return "is not computed on CUDA"; }};
-}
+namespace {
+std::string limit(const CallShapes&) { return "is not computed on CUDA"; }
+}  // namespace
+CudaKernel lstm_kernel() { return {nullptr, nullptr, limit}; }
+CudaKernel lstm_bwd_kernel() { return {nullptr, nullptr, limit}; }
 }  // namespace statelab::cuda
