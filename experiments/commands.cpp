@@ -8,7 +8,9 @@
 #include <thread>
 
 #include "experiments/field.h"
+#include "experiments/run_config.h"
 #include "reports/render.h"
+#include "reports/run_lookup.h"
 #include "store/database.h"
 #include "tasks/task.h"
 
@@ -127,6 +129,34 @@ void print_tables(const std::vector<Table>& tables, const Arguments& arguments) 
     if (text.empty() || text.back() != '\n') text += '\n';
     fmt::print("{}{}", i ? "\n" : "", text);
   }
+}
+
+std::string found_run(Database& database, const std::string& text) {
+  try {
+    return find_run(database, text);
+  } catch (const RunLookupError& e) {
+    throw UsageError(e.what());
+  }
+}
+
+CommandOption checkpoint_option() {
+  return {"--checkpoint",
+          "",
+          "which weights; those that the run's scores belong to by default",
+          {"last", "best"}};
+}
+
+ChosenCheckpoint chosen_checkpoint(RunStore& store, const std::string& run_id,
+                                   const Arguments& arguments) {
+  const auto config = store.config(run_id);
+  const std::string selected =
+      config && run_config_from_json(*config).eval.select == "best" ? "best" : "last";
+  const std::string kind = arguments.get("--checkpoint", selected);
+  const auto record = store.checkpoint(run_id, kind);
+  if (!record)
+    throw UsageError(fmt::format("run {} has no {} checkpoint; `statelab show {}` tells its state",
+                                 run_id.substr(0, 12), kind, run_id.substr(0, 12)));
+  return {kind, *record};
 }
 
 void remember_command_line(int argc, const char* const* argv) {

@@ -7,16 +7,19 @@
 #include "experiments/cli.h"
 #include "reports/scores.h"
 #include "reports/table.h"
+#include "store/run_store.h"
 
 namespace statelab {
 
-std::vector<Command> run_commands();     ///< run, quickstart
-std::vector<Command> result_commands();  ///< status, ls, show, diff, compare, report
-std::vector<Command> store_commands();   ///< eval, export, merge, rm
-std::vector<Command> lab_commands();     ///< sample, tasks, models, schema, completion
-std::vector<Command> bench_commands();   ///< bench
-std::vector<Command> verify_commands();  ///< verify
-std::vector<Command> doctor_commands();  ///< doctor
+std::vector<Command> run_commands();          ///< run, quickstart
+std::vector<Command> result_commands();       ///< status, ls, show, diff, compare, report
+std::vector<Command> store_commands();        ///< eval, merge, rm
+std::vector<Command> interchange_commands();  ///< export, import
+std::vector<Command> inspect_commands();      ///< inspect
+std::vector<Command> lab_commands();          ///< sample, tasks, models, schema, completion
+std::vector<Command> bench_commands();        ///< bench
+std::vector<Command> verify_commands();       ///< verify
+std::vector<Command> doctor_commands();       ///< doctor
 
 // ---- what several groups share
 
@@ -33,6 +36,18 @@ int thread_count(const Arguments& arguments);
 std::vector<std::string> comma_list(const std::string& option, const std::string& text);
 /// "40,80,40..256". Throws UsageError.
 std::vector<ScoredLength> lengths_of(const std::string& option, const std::string& text);
+
+/// The run that a word names. Throws UsageError, with the candidates, unless it is one.
+std::string found_run(Database& database, const std::string& text);
+/// Which of a run's weights: last or best, by default those that its scores belong to.
+CommandOption checkpoint_option();
+struct ChosenCheckpoint {
+  std::string kind;
+  CheckpointRecord record;
+};
+/// Throws UsageError when the run has none yet.
+ChosenCheckpoint chosen_checkpoint(RunStore& store, const std::string& run_id,
+                                   const Arguments& arguments);
 
 /// Formats that tables are printed in: text, md, tex, csv, json.
 CommandOption format_option();

@@ -1,8 +1,7 @@
-// Commands that change or take from a database: eval, export, merge, rm.
+// Commands that change a database: eval, merge, rm.
 #include <fmt/core.h>
 #include <unistd.h>
 
-#include <fstream>
 #include <iostream>
 
 #include "experiments/commands.h"
@@ -12,34 +11,11 @@
 #include "kernels/error.h"
 #include "models/checkpoint.h"
 #include "reports/run_list.h"
-#include "reports/run_lookup.h"
 #include "store/merge.h"
 #include "store/run_store.h"
 
 namespace statelab {
 namespace {
-
-std::string found_run(Database& db, const std::string& text) {
-  try {
-    return find_run(db, text);
-  } catch (const RunLookupError& e) {
-    throw UsageError(e.what());
-  }
-}
-
-/// The checkpoint asked for by --kind, or the one that the run's scores belong to.
-CheckpointRecord checkpoint_of(RunStore& store, const std::string& id, const Arguments& arguments) {
-  const auto config = store.config(id);
-  const std::string selected =
-      config && run_config_from_json(*config).eval.select == "best" ? "best" : "last";
-  const std::string kind = arguments.get("--kind", selected);
-  const auto record = store.checkpoint(id, kind);
-  if (!record)
-    throw UsageError(
-        fmt::format("run {} has no {} checkpoint yet; `statelab show {}` tells its state",
-                    id.substr(0, 12), kind, id.substr(0, 12)));
-  return *record;
-}
 
 int eval(const Arguments& arguments) {
   const ComputeDevice device =
@@ -62,7 +38,7 @@ int eval(const Arguments& arguments) {
   run.eval.samples = static_cast<int>(arguments.integer("--samples", run.eval.samples, 1, 1 << 26));
   run.eval.stop_at.reset();
   for (const RunProblem& p : complete_and_check(run)) throw UsageError("--lengths: " + p.message);
-  const CheckpointRecord checkpoint = checkpoint_of(store, id, arguments);
+  const CheckpointRecord checkpoint = chosen_checkpoint(store, id, arguments).record;
   const MemberState state = from_safetensors(store.read_checkpoint(checkpoint));
   const MemberState* weights[] = {&state};
   const auto lengths = evaluated_lengths(run.eval);
@@ -99,24 +75,6 @@ int eval(const Arguments& arguments) {
   }
   store.add_evaluations(id, rows);
   print_tables({table}, arguments);
-  return kExitOk;
-}
-
-int export_run(const Arguments& arguments) {
-  RunStore store(existing_database(arguments), Database::Access::kReadOnly);
-  const std::string id = found_run(store.database(), arguments.words[0]);
-  const std::string bytes = store.read_checkpoint(checkpoint_of(store, id, arguments));
-  const std::string path = arguments.get("--output", id.substr(0, 12) + ".safetensors");
-  if (path == "-") {
-    std::cout.write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
-    std::cout.flush();
-    return std::cout ? kExitOk : kExitFailure;
-  }
-  std::ofstream file(path, std::ios::binary | std::ios::trunc);
-  file.write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
-  file.close();
-  if (!file) throw std::runtime_error("export: cannot write " + path);
-  fmt::print("{}\n", path);
   return kExitOk;
 }
 
@@ -169,10 +127,6 @@ int remove(const Arguments& arguments) {
 }  // namespace
 
 std::vector<Command> store_commands() {
-  const CommandOption kind{"--kind",
-                           "",
-                           "which weights; those that the run's scores belong to by default",
-                           {"last", "best"}};
   std::vector<Command> out;
   out.push_back(
       {"eval",
@@ -185,23 +139,12 @@ std::vector<Command> store_commands() {
        {database_option(),
         {"--lengths", "40,80,40..256", "reported lengths and ranges"},
         {"--samples", "N", "sequences per length, as configured by default"},
-        kind,
+        checkpoint_option(),
         {"--device", "D", "auto (default), cpu, cuda or cuda:INDEX"},
         threads_option(),
         format_option(),
         json_option()},
        eval});
-  out.push_back(
-      {"export",
-       "write a run's weights as safetensors",
-       "RUN",
-       1,
-       1,
-       WordKind::kRun,
-       {{"statelab export 3fa9c1d2 --output parity.safetensors",
-         "official parameter names; - writes to standard output"}},
-       {database_option(), {"--output", "FILE", "the file, ID.safetensors by default"}, kind},
-       export_run});
   out.push_back(
       {"merge",
        "copy the runs of other databases into the first",

@@ -1,5 +1,6 @@
 #include "models/model.h"
 
+#include <algorithm>
 #include <cmath>
 #include <stdexcept>
 
@@ -329,6 +330,7 @@ ForwardGraph build_forward(Graph& graph, const ModelConfig& c, ValueId step, int
       proj = graph.apply1(Op::kCausalConv1d, conv,
                           {proj, weight(mixer + "conv1d.weight"), weight(mixer + "conv1d.bias")});
     }
+    f.observable.push_back({mixer + "proj", proj});
     ValueId y;
     if (c.mixer == "mamba3") {
       y = graph.apply(
@@ -337,8 +339,10 @@ ForwardGraph build_forward(Graph& graph, const ModelConfig& c, ValueId step, int
            weight(mixer + "B_norm.weight"), weight(mixer + "C_norm.weight"), weight(mixer + "D"),
            weight(mixer + "norm.weight")})[0];
     } else if (c.mixer == "lstm") {
-      y = graph.apply(Op::kLstm, LstmAttrs{c.d_inner()},
-                      {proj, weight(mixer + "weight_hh"), weight(mixer + "bias")})[0];
+      const auto lstm = graph.apply(Op::kLstm, LstmAttrs{c.d_inner()},
+                                    {proj, weight(mixer + "weight_hh"), weight(mixer + "bias")});
+      y = lstm[0];
+      f.observable.push_back({mixer + "gates", lstm[1]});
     } else if (is_delta(c)) {
       y = graph.apply(Op::kGatedDeltaScan, gated_delta_attrs(c),
                       {proj, weight(mixer + "dt_bias"), weight(mixer + "A_log"),
@@ -384,7 +388,7 @@ struct Model<S>::Impl {
   int batch, seqlen;
 
   Impl(const ModelConfig& c, int batch_size, int length, bool with_gradients,
-       const ComputeDevice& device)
+       const ComputeDevice& device, const std::vector<std::string>& observed)
       : config(c),
         specs(parameter_specs(c)),
         backend(device),
@@ -395,6 +399,11 @@ struct Model<S>::Impl {
     const ValueId step = graph.state("step", DType::kInt32, {1});
     forward = build_forward(graph, computed_on(device, config), step, batch, seqlen);
     std::vector<ValueId> keep = {forward.logits, forward.loss, forward.accuracy};
+    std::erase_if(forward.observable, [&](const ObservableValue& v) {
+      return std::find(observed.begin(), observed.end(), v.name) == observed.end();
+    });
+    for (const ObservableValue& v : forward.observable) keep.push_back(v.id);
+    for (const std::string& name : observed) observable(name);
     if (with_gradients) {
       gradients = add_gradients(graph, forward.loss, forward.parameters);
       keep.insert(keep.end(), gradients.begin(), gradients.end());
@@ -409,6 +418,13 @@ struct Model<S>::Impl {
         });
   }
 
+  ValueId observable(const std::string& name) const {
+    for (const ObservableValue& v : forward.observable) {
+      if (v.name == name) return v.id;
+    }
+    throw std::invalid_argument("the model has no value " + name + " to observe");
+  }
+
   std::vector<double> read(ValueId id) const {
     const std::vector<S> values = program->read<S>(id, 0);
     return {values.begin(), values.end()};
@@ -417,8 +433,8 @@ struct Model<S>::Impl {
 
 template <class S>
 Model<S>::Model(const ModelConfig& config, int batch, int seqlen, bool with_gradients,
-                const ComputeDevice& device)
-    : impl_(std::make_unique<Impl>(config, batch, seqlen, with_gradients, device)) {}
+                const ComputeDevice& device, const std::vector<std::string>& observed)
+    : impl_(std::make_unique<Impl>(config, batch, seqlen, with_gradients, device, observed)) {}
 template <class S>
 Model<S>::~Model() = default;
 
@@ -478,6 +494,11 @@ std::vector<double> Model<S>::gradient(const std::string& name) const {
     if (impl_->specs[i].name == name) return impl_->read(impl_->gradients[i]);
   }
   throw std::invalid_argument("no gradient of " + name);
+}
+
+template <class S>
+std::vector<double> Model<S>::observed(const std::string& name) const {
+  return impl_->read(impl_->observable(name));
 }
 
 template class Model<float>;

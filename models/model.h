@@ -52,11 +52,20 @@ GatedDeltaScanAttrs gated_delta_attrs(const ModelConfig& config);  ///< gated_de
 /// holds: 64, 32 or 16 tokens, at most `chunk_size`; `scan: recurrent` asks for the smallest. Parameters stay the same.
 ModelConfig computed_on(const ComputeDevice& device, ModelConfig config);
 
+/// A value between the layers' parameters that inspection may read.
+struct ObservableValue {
+  std::string name;
+  ValueId id;
+};
+
 struct ForwardGraph {
   ValueId tokens = kNoValue, targets = kNoValue;
   ValueId logits = kNoValue;                     ///< (batch, seqlen, padded vocabulary)
   ValueId loss = kNoValue, accuracy = kNoValue;  ///< kNoValue without a loss
   std::vector<ValueId> parameters;               ///< in the order of parameter_specs()
+  /// Per layer l: "backbone.layers.l.mixer.proj", what the recurrence reads (batch, seqlen, columns of its op), convolved
+  /// where there is a convolution; with an LSTM also "backbone.layers.l.mixer.gates" (i, f, g, o after their activation).
+  std::vector<ObservableValue> observable;
 };
 
 /// Appends embedding, residual stack, head and, unless told otherwise, loss to `graph`; `step` is the counter that the draw
@@ -70,8 +79,9 @@ ForwardGraph build_forward(Graph& graph, const ModelConfig& config, ValueId step
 template <class S>
 class Model {
  public:
+  /// `observed`: names of ForwardGraph::observable that stay readable; std::invalid_argument for others.
   Model(const ModelConfig& config, int batch, int seqlen, bool with_gradients,
-        const ComputeDevice& device = 1);
+        const ComputeDevice& device = 1, const std::vector<std::string>& observed = {});
   ~Model();
 
   const std::vector<ParameterSpec>& parameters() const;
@@ -85,6 +95,8 @@ class Model {
   std::vector<double> logits() const;  ///< (batch, seqlen, padded vocabulary)
   std::vector<double> gradient(
       const std::string& name) const;  ///< after run(), with_gradients only
+  std::vector<double> observed(
+      const std::string& name) const;  ///< after run(); row-major, see ForwardGraph::observable
 
  private:
   struct Impl;

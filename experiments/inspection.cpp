@@ -1,0 +1,432 @@
+#include "experiments/inspection.h"
+
+#include <fmt/core.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <map>
+#include <numbers>
+#include <set>
+#include <stdexcept>
+
+#include "experiments/data_source.h"
+#include "experiments/run_check.h"
+
+namespace statelab {
+namespace {
+
+using Quantity = TransitionSeries::Quantity;
+
+constexpr double kCandidate = 0.25;  // largest mean |e_t| of a clock, in units of pi
+constexpr int kPhaseTokens = 65536;  // sampled at each length of the phase table
+constexpr int kLongestPhase = 4096;  // lengths beyond it are left out
+constexpr size_t kShownClocks = 4;
+
+double wrapped(double turns) { return turns - 2 * std::ceil((turns - 1) / 2); }
+
+/// Direction of the mean of unit vectors, in units of pi, in (-1, 1].
+double circular_mean(const std::vector<double>& turns) {
+  double x = 0, y = 0;
+  for (const double t : turns) {
+    x += std::cos(std::numbers::pi * t);
+    y += std::sin(std::numbers::pi * t);
+  }
+  return wrapped(std::atan2(y, x) / std::numbers::pi);
+}
+
+double mean_of(const std::vector<double>& values) {
+  double sum = 0;
+  for (const double v : values) sum += v;
+  return values.empty() ? 0 : sum / static_cast<double>(values.size());
+}
+
+/// Sequences of one length from the run's test stream.
+struct Sample {
+  int samples = 0, seqlen = 0;
+  std::vector<int32_t> tokens, targets;
+  std::vector<char> used;  ///< the position belongs to the sequence, not to its padding
+};
+
+Sample draw_sample(const RunConfig& run, const Task& task, int length, int samples) {
+  const LengthRange range{length, length};
+  task.check_lengths(range);
+  const uint32_t step = EvalData(task_of(run), {run.eval.seed, Stream::kTest}, range).data_step();
+  Sample out;
+  out.samples = samples;
+  out.seqlen = task.seqlen(length);
+  const auto row = static_cast<size_t>(out.seqlen), total = row * static_cast<size_t>(samples);
+  out.tokens.resize(total);
+  out.targets.resize(total);
+  out.used.resize(total);
+  for (int i = 0; i < samples; ++i) {
+    const size_t at = static_cast<size_t>(i) * row;
+    const SampleInfo info =
+        task.draw({run.eval.seed, Stream::kTest}, step, static_cast<uint32_t>(i), range,
+                  std::span(out.tokens).subspan(at, row), std::span(out.targets).subspan(at, row));
+    std::fill_n(out.used.begin() + static_cast<ptrdiff_t>(at), info.tokens, char{1});
+  }
+  return out;
+}
+
+std::vector<TransitionSeries> run_on(const RunConfig& run, const MemberState& weights,
+                                     const Sample& sample, int threads) {
+  return transitions(run.model, weights, sample.tokens, sample.targets, sample.samples,
+                     sample.seqlen, threads);
+}
+
+/// Token ids of the names asked for, else of all that occur.
+std::vector<int32_t> symbols_of(const Task& task, const Sample& sample,
+                                const std::vector<std::string>& names) {
+  std::set<int32_t> occurring;
+  for (size_t i = 0; i < sample.tokens.size(); ++i) {
+    if (sample.used[i]) occurring.insert(sample.tokens[i]);
+  }
+  if (names.empty()) return {occurring.begin(), occurring.end()};
+  std::vector<int32_t> out;
+  for (const std::string& name : names) {
+    std::string known;
+    const size_t before = out.size();
+    for (const int32_t token : occurring) {
+      known += (known.empty() ? "" : ", ") + task.token_name(token);
+      if (task.token_name(token) == name) out.push_back(token);
+    }
+    if (out.size() == before)
+      throw std::invalid_argument("no input symbol " + name +
+                                  " in the sampled sequences; there are " + known);
+  }
+  return out;
+}
+
+std::vector<double> values_at(const TransitionSeries& s, const Sample& sample, int32_t token) {
+  std::vector<double> out;
+  const auto units = static_cast<size_t>(s.units);
+  for (size_t i = 0; i < sample.tokens.size(); ++i) {
+    if (!sample.used[i] || sample.tokens[i] != token) continue;
+    for (size_t u = 0; u < units; ++u) out.push_back(s.values[i * units + u]);
+  }
+  return out;
+}
+
+/// Per head, whether this is the pair with the largest weight; every other series counts as such.
+std::vector<char> heaviest(const std::vector<TransitionSeries>& all) {
+  std::map<std::pair<int, int>, size_t> best;
+  std::vector<char> shown(all.size(), 1);
+  for (size_t i = 0; i < all.size(); ++i) {
+    if (all[i].quantity != Quantity::kAngle) continue;
+    shown[i] = 0;
+    const auto [it, first] = best.try_emplace({all[i].layer, all[i].head}, i);
+    if (!first && all[i].weight > all[it->second].weight) it->second = i;
+  }
+  for (const auto& [head, i] : best) shown[i] = 1;
+  return shown;
+}
+
+Table transition_table(const RunConfig& run, const Task& task, const Sample& sample,
+                       const std::vector<TransitionSeries>& all, const InspectOptions& options,
+                       int length) {
+  Table table;
+  table.key = "transitions";
+  table.title =
+      fmt::format("learned transitions, {} test sequences of length {}", sample.samples, length);
+  const auto number = [](const char* key, const char* title) {
+    Column c;
+    c.key = key;
+    c.title = title;
+    c.type = ColumnType::kNumber;
+    c.digits = 4;
+    return c;
+  };
+  const auto integer = [](const char* key, const char* title) {
+    Column c;
+    c.key = key;
+    c.title = title;
+    c.type = ColumnType::kInteger;
+    return c;
+  };
+  Column weight = number("weight", "weight");
+  weight.type = ColumnType::kPercent;
+  weight.digits = 1;
+  table.columns = {integer("layer", "layer"),
+                   integer("head", "head"),
+                   {"quantity", "quantity"},
+                   integer("pair", "pair"),
+                   weight,
+                   {"symbol", "symbol"},
+                   number("mean", "mean"),
+                   number("sd", "sd"),
+                   number("min", "min"),
+                   number("q1", "q1"),
+                   number("median", "median"),
+                   number("q3", "q3"),
+                   number("max", "max"),
+                   integer("count", "positions")};
+  const std::vector<char> shown = heaviest(all);
+  const auto symbols = symbols_of(task, sample, options.symbols);
+  bool angles = false;
+  for (size_t i = 0; i < all.size(); ++i) {
+    const TransitionSeries& s = all[i];
+    const bool angle = s.quantity == Quantity::kAngle;
+    if (!shown[i] && !options.all_pairs) continue;
+    angles = angles || angle;
+    for (const int32_t token : symbols) {
+      const Distribution d = distribution_of(values_at(s, sample, token), angle);
+      const CellValue none;
+      table.rows.push_back({{int64_t{s.layer}},
+                            {s.head < 0 ? none : CellValue(int64_t{s.head})},
+                            {std::string(quantity_name(s.quantity))},
+                            {angle ? CellValue(int64_t{s.pair}) : none},
+                            {angle ? CellValue(s.weight) : none},
+                            {task.token_name(token)},
+                            {d.mean},
+                            {d.sd},
+                            {d.min},
+                            {d.q1},
+                            {d.median},
+                            {d.q3},
+                            {d.max},
+                            {d.count}});
+    }
+  }
+  if (angles) {
+    table.notes.push_back(
+        {"", "angles in units of pi; weight is the pair's largest share in the head's scores"});
+    if (!options.all_pairs && run.model.rotation != "standard")
+      table.notes.push_back(
+          {"", "of each head the pair with the largest weight; --json has all pairs"});
+  }
+  return table;
+}
+
+/// e_t of a pair, in units of pi, per position.
+std::vector<double> phase_errors(const TransitionSeries& angle, const Sample& sample,
+                                 int32_t flip) {
+  std::vector<double> out(angle.values.size());
+  for (size_t i = 0; i < out.size(); ++i) {
+    if (sample.used[i]) out[i] = wrapped(angle.values[i] - (sample.tokens[i] == flip ? 1 : 0));
+  }
+  return out;
+}
+
+std::vector<PhaseClock> find_clocks(const std::vector<TransitionSeries>& all, const Sample& sample,
+                                    int32_t flip) {
+  std::vector<PhaseClock> out;
+  double memory = 0;
+  for (const TransitionSeries& s : all) {
+    std::vector<double> flips, keeps, logs;
+    double sum = 0, magnitude = 0;
+    if (s.quantity == Quantity::kDecay) {  // a head's decay stands before its angles
+      for (size_t i = 0; i < s.values.size(); ++i) {
+        if (sample.used[i]) logs.push_back(-std::log(s.values[i]));
+      }
+      memory = 1 / mean_of(logs);
+      continue;
+    }
+    if (s.quantity != Quantity::kAngle) continue;
+    const std::vector<double> errors = phase_errors(s, sample, flip);
+    for (size_t i = 0; i < errors.size(); ++i) {
+      if (!sample.used[i]) continue;
+      (sample.tokens[i] == flip ? flips : keeps).push_back(s.values[i]);
+      sum += errors[i];
+      magnitude += std::abs(errors[i]);
+    }
+    const auto count = static_cast<double>(flips.size() + keeps.size());
+    if (flips.empty() || !(magnitude / count < kCandidate)) continue;
+    PhaseClock clock{s.layer, s.head,      s.pair, s.weight, circular_mean(flips),
+                     0,       sum / count, memory, 0};
+    if (clock.flip_angle < 0) clock.flip_angle += 2;
+    if (!keeps.empty()) clock.keep_angle = circular_mean(keeps);
+    clock.break_length =
+        clock.drift == 0 ? std::numeric_limits<double>::infinity() : 0.5 / std::abs(clock.drift);
+    out.push_back(clock);
+  }
+  std::stable_sort(out.begin(), out.end(),
+                   [](const PhaseClock& a, const PhaseClock& b) { return a.weight > b.weight; });
+  return out;
+}
+
+PhaseAtLength phase_at(const RunConfig& run, const MemberState& weights, const Task& task,
+                       const PhaseClock& clock, int32_t flip, const EvaluationRecord& score,
+                       const InspectOptions& options) {
+  const int samples = std::clamp(kPhaseTokens / task.seqlen(score.length_max), 1, options.samples);
+  const Sample sample = draw_sample(run, task, score.length_max, samples);
+  PhaseAtLength out;
+  out.length = score.length_max;
+  out.measured = score.accuracy();
+  out.standard_error = score.standard_error();
+  for (const TransitionSeries& s : run_on(run, weights, sample, options.threads)) {
+    if (s.quantity != Quantity::kAngle || s.layer != clock.layer || s.head != clock.head ||
+        s.pair != clock.pair)
+      continue;
+    const std::vector<double> errors = phase_errors(s, sample, flip);
+    const auto row = static_cast<ptrdiff_t>(sample.seqlen);
+    std::vector<double> sums;
+    for (auto at = errors.begin(); at != errors.end(); at += row)
+      sums.push_back(mean_of({at, at + row}) * static_cast<double>(row));
+    double squares = 0, right = 0;
+    out.error = mean_of(sums);
+    for (const double e : sums) {
+      squares += (e - out.error) * (e - out.error);
+      right += std::cos(std::numbers::pi * e) > 0;
+    }
+    out.error_sd = std::sqrt(squares / static_cast<double>(sums.size()));
+    out.predicted = right / static_cast<double>(sums.size());
+  }
+  return out;
+}
+
+/// The token that flips the state that the task asks for; nothing where no single token does.
+std::optional<int32_t> flipping_token(const Task& task) {
+  if (task.config().name != "parity") return std::nullopt;
+  for (int32_t token = 0; token < task.vocab_size(); ++token) {
+    if (task.token_name(token) == "1") return token;
+  }
+  return std::nullopt;
+}
+
+}  // namespace
+
+Distribution distribution_of(std::vector<double> values, bool angle) {
+  Distribution d;
+  d.count = static_cast<int64_t>(values.size());
+  if (values.empty()) return d;
+  if (angle) {
+    const double centre = circular_mean(values);
+    for (double& v : values) v = centre + wrapped(v - centre);
+  }
+  std::sort(values.begin(), values.end());
+  d.mean = mean_of(values);
+  double squares = 0;
+  for (const double v : values) squares += (v - d.mean) * (v - d.mean);
+  d.sd = std::sqrt(squares / static_cast<double>(values.size()));
+  const auto quantile = [&](double q) {
+    const double at = q * static_cast<double>(values.size() - 1);
+    const auto low = static_cast<size_t>(at);
+    const size_t high = std::min(low + 1, values.size() - 1);
+    return values[low] + (at - static_cast<double>(low)) * (values[high] - values[low]);
+  };
+  d.min = values.front();
+  d.q1 = quantile(0.25);
+  d.median = quantile(0.5);
+  d.q3 = quantile(0.75);
+  d.max = values.back();
+  return d;
+}
+
+Inspection inspect(const RunConfig& run, const MemberState& weights, const InspectOptions& options,
+                   const std::vector<EvaluationRecord>& measured) {
+  const std::shared_ptr<const Task> task = task_of(run);
+  const int length = options.length > 0 ? options.length : longest_trained(run);
+  const Sample sample = draw_sample(run, *task, length, options.samples);
+  const auto all = run_on(run, weights, sample, options.threads);
+  Inspection out;
+  out.transitions = transition_table(run, *task, sample, all, options, length);
+  const std::optional<int32_t> flip = flipping_token(*task);
+  out.has_flip = flip && run.model.mixer == "mamba3" && run.model.rotation != "none";
+  if (!out.has_flip) return out;
+  out.clocks = find_clocks(all, sample, *flip);
+  if (out.clocks.empty()) return out;
+  std::set<int> done;
+  for (const EvaluationRecord& score : measured) {
+    if (score.length_min != score.length_max || score.length_max > kLongestPhase ||
+        !done.insert(score.length_max).second)
+      continue;
+    out.lengths.push_back(phase_at(run, weights, *task, out.clocks[0], *flip, score, options));
+  }
+  std::sort(out.lengths.begin(), out.lengths.end(),
+            [](const PhaseAtLength& a, const PhaseAtLength& b) { return a.length < b.length; });
+  return out;
+}
+
+std::optional<double> crossing(const std::vector<PhaseAtLength>& lengths, double level) {
+  for (size_t i = 1; i < lengths.size(); ++i) {
+    const PhaseAtLength &a = lengths[i - 1], &b = lengths[i];
+    if (a.measured >= level && b.measured < level) {
+      return a.length + (b.length - a.length) * (a.measured - level) / (a.measured - b.measured);
+    }
+  }
+  return std::nullopt;
+}
+
+std::vector<Table> phase_tables(const Inspection& inspection) {
+  if (!inspection.has_flip) return {};
+  const auto number = [](const char* key, const char* title, int digits, const char* unit = "") {
+    Column c;
+    c.key = key;
+    c.title = title;
+    c.type = ColumnType::kNumber;
+    c.digits = digits;
+    c.unit = unit;
+    return c;
+  };
+  const auto typed = [](const char* key, const char* title, ColumnType type) {
+    Column c;
+    c.key = key;
+    c.title = title;
+    c.type = type;
+    return c;
+  };
+  Table clocks;
+  clocks.key = "clocks";
+  clocks.title = "pairs that turn by about pi at symbol 1 and stay at others";
+  clocks.columns = {typed("layer", "layer", ColumnType::kInteger),
+                    typed("head", "head", ColumnType::kInteger),
+                    typed("pair", "pair", ColumnType::kInteger),
+                    typed("weight", "weight", ColumnType::kPercent),
+                    number("flip_angle", "angle at 1", 4, "pi"),
+                    number("keep_angle", "at others", 4, "pi"),
+                    number("drift", "drift per token", 5, "pi"),
+                    number("memory", "memory", 1, "tokens"),
+                    number("break_length", "breaks at length", 1)};
+  clocks.columns[3].digits = 1;
+  for (size_t i = 0; i < std::min(inspection.clocks.size(), kShownClocks); ++i) {
+    const PhaseClock& c = inspection.clocks[i];
+    clocks.rows.push_back(
+        {{int64_t{c.layer}},
+         {int64_t{c.head}},
+         {int64_t{c.pair}},
+         {c.weight},
+         {c.flip_angle},
+         {c.keep_angle},
+         {c.drift},
+         {c.memory},
+         {std::isfinite(c.break_length) ? CellValue(c.break_length) : CellValue()}});
+  }
+  if (inspection.clocks.empty()) {
+    clocks.notes.push_back(
+        {"", "no pair does so within pi/4: this model does not hold the parity in an angle"});
+    return {clocks};
+  }
+  clocks.notes.push_back(
+      {"",
+       "breaks at length: (pi/2) / |drift per token|, where the phase is off by a quarter turn"});
+  Table lengths;
+  lengths.key = "break";
+  lengths.title = "phase of the first of them, and measured accuracy";
+  lengths.columns = {typed("length", "length", ColumnType::kInteger),
+                     number("error", "phase error", 3, "pi"),
+                     number("error_sd", "sd", 3, "pi"),
+                     typed("predicted", "phase has the right sign", ColumnType::kPercent),
+                     typed("measured", "accuracy", ColumnType::kPercent),
+                     typed("standard_error", "SE", ColumnType::kPercent)};
+  for (const PhaseAtLength& l : inspection.lengths) {
+    lengths.rows.push_back({{int64_t{l.length}},
+                            {l.error},
+                            {l.error_sd},
+                            {l.predicted},
+                            {l.measured},
+                            {l.standard_error}});
+  }
+  const auto crossed = crossing(inspection.lengths, 0.75);
+  lengths.notes.push_back(
+      {"",
+       crossed
+           ? fmt::format("accuracy falls below 75 % at length {:.0f}, predicted break at {:.0f}",
+                         *crossed, inspection.clocks[0].break_length)
+           : fmt::format("accuracy does not fall from above to below 75 % between these "
+                         "lengths, predicted break at {:.0f}; `statelab eval --lengths` adds some",
+                         inspection.clocks[0].break_length)});
+  return {clocks, lengths};
+}
+
+}  // namespace statelab

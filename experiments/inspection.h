@@ -1,0 +1,77 @@
+// `statelab inspect`: the learned transitions of a run by input symbol, and what they say about the length at which parity
+// breaks.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "experiments/run_config.h"
+#include "experiments/transition.h"
+#include "models/checkpoint.h"
+#include "reports/table.h"
+#include "store/records.h"
+
+namespace statelab {
+
+struct InspectOptions {
+  int length = 0;    ///< reported length of the sampled sequences; 0 = the longest trained
+  int samples = 64;  ///< of the test stream
+  std::vector<std::string> symbols;  ///< names of input tokens; empty = all that occur
+  bool all_pairs =
+      false;  ///< every rotated pair, not only the one with the largest weight of each head
+  int threads = 1;
+};
+
+/// Of a quantity over the positions of one symbol. Quartiles interpolate between order statistics. Angles are taken on the
+/// branch around their circular mean, so that values about a half turn are not torn apart: they may exceed 1.
+struct Distribution {
+  int64_t count = 0;
+  double mean = 0, sd = 0, min = 0, q1 = 0, median = 0, q3 = 0, max = 0;
+};
+Distribution distribution_of(std::vector<double> values, bool angle);
+
+/// A rotated pair that could hold the parity: it turns by about pi at the flipping symbol and by about nothing at others. With
+/// e_t = phi_t - pi [token t flips], wrapped to (-pi, pi], the pair is off by sum_t e_t after a sequence. Its sign, which is the
+/// parity, is lost where that reaches a quarter turn: on average at
+///   break length = (pi / 2) / |mean of e_t over positions|.
+/// For random bits the mean is (delta_0 + delta_1) / 2 with delta_1 the flipping symbol's distance from pi and delta_0 the
+/// other's from 0: L / 2 flips drift by delta_1 each, L / 2 other tokens by delta_0.
+/// Candidates are pairs with |e_t| < pi / 4 on average.
+struct PhaseClock {
+  int layer = 0, head = 0, pair = 0;
+  double weight = 0;                      ///< as in TransitionSeries
+  double flip_angle = 0, keep_angle = 0;  ///< circular means, in units of pi; flip in [0, 2)
+  double drift = 0;                       ///< mean of e_t, in units of pi
+  double memory = 0;  ///< tokens after which the head's state has decayed to 1 / e, on average
+  double break_length = 0;  ///< infinite without drift
+};
+
+/// At one length: what the sampled sequences' phases predict beside what was measured.
+struct PhaseAtLength {
+  int length = 0;
+  double error = 0, error_sd = 0;  ///< sum_t e_t over the sampled sequences, in units of pi
+  double predicted = 0;            ///< share of them whose phase has the right sign
+  double measured = 0, standard_error = 0;  ///< test accuracy of these weights
+};
+
+struct Inspection {
+  Table transitions;
+  std::vector<PhaseClock>
+      clocks;  ///< heaviest first; empty where no token flips a parity or no pair qualifies
+  std::vector<PhaseAtLength> lengths;  ///< of clocks[0]
+  bool has_flip = false;               ///< the task has a flipping symbol and the mixer rotates
+};
+
+/// `measured`: test scores of these weights.
+/// Errors: std::invalid_argument naming a symbol that the task does not have; TaskError for an impossible length.
+Inspection inspect(const RunConfig& run, const MemberState& weights, const InspectOptions& options,
+                   const std::vector<EvaluationRecord>& measured);
+
+/// The length at which a falling accuracy crosses `level`, linear between the measured lengths; nothing when it does not.
+std::optional<double> crossing(const std::vector<PhaseAtLength>& lengths, double level);
+
+/// "clocks" and "break", for print; none without a flipping symbol.
+std::vector<Table> phase_tables(const Inspection& inspection);
+
+}  // namespace statelab
