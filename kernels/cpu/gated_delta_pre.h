@@ -122,13 +122,14 @@ struct GatedDeltaHead {
   void compute(const GatedDeltaScanAttrs& a, const GatedDeltaColumns& col, const S* proj_c,
                const GatedDeltaInputs<S>& in, int h, int L) {
     const S* raw = proj_c + col.v + int64_t(h) * a.headdim;
-    v = a.activate ? values : raw;
-    v_stride = a.activate ? a.headdim : col.width;
+    const bool activate = a.activate && !STATELAB_FAULT(gated_delta_values_unactivated);
+    v = activate ? values : raw;
+    v_stride = activate ? a.headdim : col.width;
     const S beta_max = STATELAB_FAULT(gated_delta_beta_range_ignored) ? S(1) : S(a.beta_max);
     if (a.decay) rate = std::exp(in.A_log[h]);
     for (int i = 0; i < L; ++i) {
       const S* p = proj_c + int64_t(i) * col.width;
-      if (a.activate) {
+      if (activate) {
         const auto x = row(raw + int64_t(i) * col.width, a.headdim);
         row(values + int64_t(i) * a.headdim, a.headdim) = x / (S(1) + (-x).exp());
       }
