@@ -81,7 +81,7 @@ std::vector<float> converted(const std::string& array, const DType& dtype, const
 }
 
 uint64_t unsigned_of(const std::string& array, const char* key, const Json& value) {
-  if (!value.is_number_integer() || value < 0)
+  if (!value.is_number_unsigned())
     fail(array + ": " + key + " must hold integers of at least 0, holds " + value.dump());
   return value.get<uint64_t>();
 }
