@@ -334,11 +334,13 @@ ForwardGraph build_forward(Graph& graph, const ModelConfig& c, ValueId step, int
     f.observable.push_back({mixer + "proj", proj});
     ValueId y;
     if (c.mixer == "mamba3") {
-      y = graph.apply(
+      const auto scan = graph.apply(
           Op::kMamba3Scan, mamba3_attrs(c),
           {proj, weight(mixer + "dt_bias"), weight(mixer + "B_bias"), weight(mixer + "C_bias"),
            weight(mixer + "B_norm.weight"), weight(mixer + "C_norm.weight"), weight(mixer + "D"),
-           weight(mixer + "norm.weight")})[0];
+           weight(mixer + "norm.weight")});
+      y = scan[0];
+      f.observable.push_back({mixer + "Phi", scan[2]});
     } else if (c.mixer == "lstm") {
       const auto lstm = graph.apply(Op::kLstm, LstmAttrs{c.d_inner()},
                                     {proj, weight(mixer + "weight_hh"), weight(mixer + "bias")});

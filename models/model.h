@@ -63,8 +63,9 @@ struct ForwardGraph {
   ValueId logits = kNoValue;                     ///< (batch, seqlen, padded vocabulary)
   ValueId loss = kNoValue, accuracy = kNoValue;  ///< kNoValue without a loss
   std::vector<ValueId> parameters;               ///< in the order of parameter_specs()
-  /// Per layer l: "backbone.layers.l.mixer.proj", what the recurrence reads (batch, seqlen, columns of its op), convolved
-  /// where there is a convolution; with an LSTM also "backbone.layers.l.mixer.gates" (i, f, g, o after their activation).
+  /// Per layer l, prefix "backbone.layers.l.mixer.": "proj", what the recurrence reads (batch, seqlen, columns of its op),
+  /// convolved where there is a convolution; mamba3's "Phi" (batch, seqlen, H, S); lstm's "gates" (batch, seqlen,
+  /// [i | f | g | o]) after their activation.
   std::vector<ObservableValue> observable;
 };
 
