@@ -9,6 +9,7 @@
 #include <numbers>
 #include <set>
 #include <stdexcept>
+#include <tuple>
 
 #include "experiments/data_source.h"
 #include "experiments/run_check.h"
@@ -22,6 +23,7 @@ constexpr double kCandidate = 0.25;  // largest mean |e_t| of a clock, in units 
 constexpr int kPhaseTokens = 65536;  // sampled at each length of the phase table
 constexpr int kLongestPhase = 4096;  // lengths beyond it are left out
 constexpr size_t kShownClocks = 4;
+constexpr int kTrainedSamples = 1024;
 
 double wrapped(double turns) { return turns - 2 * std::ceil((turns - 1) / 2); }
 
@@ -48,13 +50,12 @@ struct Sample {
   std::vector<char> used;  ///< the position belongs to the sequence, not to its padding
 };
 
-Sample draw_sample(const RunConfig& run, const Task& task, int length, int samples) {
-  const LengthRange range{length, length};
+Sample draw_sample(const RunConfig& run, const Task& task, LengthRange range, int samples) {
   task.check_lengths(range);
   const uint32_t step = EvalData(task_of(run), {run.eval.seed, Stream::kTest}, range).data_step();
   Sample out;
   out.samples = samples;
-  out.seqlen = task.seqlen(length);
+  out.seqlen = task.seqlen(range.max);
   const auto row = static_cast<size_t>(out.seqlen), total = row * static_cast<size_t>(samples);
   out.tokens.resize(total);
   out.targets.resize(total);
@@ -198,18 +199,45 @@ Table transition_table(const RunConfig& run, const Task& task, const Sample& sam
   return table;
 }
 
-/// e_t of a pair, in units of pi, per position.
+/// The tokens that keep and that flip the state that the task asks for.
+struct Bits {
+  int32_t keep = -1, flip = -1;
+  bool has(int32_t token) const { return token == keep || token == flip; }
+};
+
+/// Whether the token at this place is a bit that turns a state.
+bool turns(const Sample& sample, size_t i, const Bits& bits) {
+  const bool first = i % static_cast<size_t>(sample.seqlen) == 0;
+  return !first && sample.used[i] && bits.has(sample.tokens[i]);
+}
+
+/// e_t of a pair, in units of pi, per position; 0 where nothing turns.
 std::vector<double> phase_errors(const TransitionSeries& angle, const Sample& sample,
-                                 int32_t flip) {
+                                 const Bits& bits) {
   std::vector<double> out(angle.values.size());
   for (size_t i = 0; i < out.size(); ++i) {
-    if (sample.used[i]) out[i] = wrapped(angle.values[i] - (sample.tokens[i] == flip ? 1 : 0));
+    if (turns(sample, i, bits))
+      out[i] = wrapped(angle.values[i] - (sample.tokens[i] == bits.flip ? 1 : 0));
   }
   return out;
 }
 
+/// L0: bits behind the supervised positions of the last stage's lengths, on average.
+double trained_bits(const RunConfig& run, const Task& task, const Bits& bits, int samples) {
+  const Sample sample = draw_sample(run, task, run.train.curriculum.back().length, samples);
+  double sum = 0, count = 0, behind = 0;
+  for (size_t i = 0; i < sample.tokens.size(); ++i) {
+    if (i % static_cast<size_t>(sample.seqlen) == 0) behind = 0;
+    behind += turns(sample, i, bits);
+    if (sample.targets[i] < 0) continue;
+    sum += behind;
+    ++count;
+  }
+  return count > 0 ? sum / count : 0;
+}
+
 std::vector<PhaseClock> find_clocks(const std::vector<TransitionSeries>& all, const Sample& sample,
-                                    int32_t flip) {
+                                    const Bits& bits, double trained_at) {
   std::vector<PhaseClock> out;
   double memory = 0;
   for (const TransitionSeries& s : all) {
@@ -217,39 +245,40 @@ std::vector<PhaseClock> find_clocks(const std::vector<TransitionSeries>& all, co
     double sum = 0, magnitude = 0;
     if (s.quantity == Quantity::kDecay) {  // a head's decay stands before its angles
       for (size_t i = 0; i < s.values.size(); ++i) {
-        if (sample.used[i]) logs.push_back(-std::log(s.values[i]));
+        if (turns(sample, i, bits)) logs.push_back(-std::log(s.values[i]));
       }
       memory = 1 / mean_of(logs);
       continue;
     }
     if (s.quantity != Quantity::kAngle) continue;
-    const std::vector<double> errors = phase_errors(s, sample, flip);
+    const std::vector<double> errors = phase_errors(s, sample, bits);
     for (size_t i = 0; i < errors.size(); ++i) {
-      if (!sample.used[i]) continue;
-      (sample.tokens[i] == flip ? flips : keeps).push_back(s.values[i]);
+      if (!turns(sample, i, bits)) continue;
+      (sample.tokens[i] == bits.flip ? flips : keeps).push_back(s.values[i]);
       sum += errors[i];
       magnitude += std::abs(errors[i]);
     }
     const auto count = static_cast<double>(flips.size() + keeps.size());
-    if (flips.empty() || !(magnitude / count < kCandidate)) continue;
-    PhaseClock clock{s.layer, s.head,      s.pair, s.weight, circular_mean(flips),
-                     0,       sum / count, memory, 0};
+    if (flips.empty() || keeps.empty() || !(magnitude / count < kCandidate)) continue;
+    PhaseClock clock{
+        s.layer,     s.head, s.pair, s.weight, circular_mean(flips), circular_mean(keeps),
+        sum / count, memory, 0};
     if (clock.flip_angle < 0) clock.flip_angle += 2;
-    if (!keeps.empty()) clock.keep_angle = circular_mean(keeps);
-    clock.break_length =
-        clock.drift == 0 ? std::numeric_limits<double>::infinity() : 0.5 / std::abs(clock.drift);
+    clock.break_length = clock.drift == 0 ? std::numeric_limits<double>::infinity()
+                                          : trained_at + 0.5 / std::abs(clock.drift);
     out.push_back(clock);
   }
-  std::stable_sort(out.begin(), out.end(),
-                   [](const PhaseClock& a, const PhaseClock& b) { return a.weight > b.weight; });
+  std::stable_sort(out.begin(), out.end(), [](const PhaseClock& a, const PhaseClock& b) {
+    return std::tie(a.memory, a.weight) > std::tie(b.memory, b.weight);
+  });
   return out;
 }
 
 PhaseAtLength phase_at(const RunConfig& run, const MemberState& weights, const Task& task,
-                       const PhaseClock& clock, int32_t flip, const EvaluationRecord& score,
-                       const InspectOptions& options) {
+                       const PhaseClock& clock, const Bits& bits, double trained_at,
+                       const EvaluationRecord& score, const InspectOptions& options) {
   const int samples = std::clamp(kPhaseTokens / task.seqlen(score.length_max), 1, options.samples);
-  const Sample sample = draw_sample(run, task, score.length_max, samples);
+  const Sample sample = draw_sample(run, task, {score.length_max, score.length_max}, samples);
   PhaseAtLength out;
   out.length = score.length_max;
   out.measured = score.accuracy();
@@ -258,11 +287,11 @@ PhaseAtLength phase_at(const RunConfig& run, const MemberState& weights, const T
     if (s.quantity != Quantity::kAngle || s.layer != clock.layer || s.head != clock.head ||
         s.pair != clock.pair)
       continue;
-    const std::vector<double> errors = phase_errors(s, sample, flip);
+    const std::vector<double> errors = phase_errors(s, sample, bits);
     const auto row = static_cast<ptrdiff_t>(sample.seqlen);
     std::vector<double> sums;
     for (auto at = errors.begin(); at != errors.end(); at += row)
-      sums.push_back(mean_of({at, at + row}) * static_cast<double>(row));
+      sums.push_back(mean_of({at, at + row}) * static_cast<double>(row) - clock.drift * trained_at);
     double squares = 0, right = 0;
     out.error = mean_of(sums);
     for (const double e : sums) {
@@ -275,13 +304,15 @@ PhaseAtLength phase_at(const RunConfig& run, const MemberState& weights, const T
   return out;
 }
 
-/// The token that flips the state that the task asks for; nothing where no single token does.
-std::optional<int32_t> flipping_token(const Task& task) {
+/// Nothing where no single token flips the state.
+std::optional<Bits> bits_of(const Task& task) {
   if (task.config().name != "parity") return std::nullopt;
+  Bits bits;
   for (int32_t token = 0; token < task.vocab_size(); ++token) {
-    if (task.token_name(token) == "1") return token;
+    if (task.token_name(token) == "0") bits.keep = token;
+    if (task.token_name(token) == "1") bits.flip = token;
   }
-  return std::nullopt;
+  return bits;
 }
 
 }  // namespace
@@ -317,21 +348,23 @@ Inspection inspect(const RunConfig& run, const MemberState& weights, const Inspe
                    const std::vector<EvaluationRecord>& measured) {
   const std::shared_ptr<const Task> task = task_of(run);
   const int length = options.length > 0 ? options.length : longest_trained(run);
-  const Sample sample = draw_sample(run, *task, length, options.samples);
+  const Sample sample = draw_sample(run, *task, {length, length}, options.samples);
   const auto all = run_on(run, weights, sample, options.threads);
   Inspection out;
   out.transitions = transition_table(run, *task, sample, all, options, length);
-  const std::optional<int32_t> flip = flipping_token(*task);
-  out.has_flip = flip && run.model.mixer == "mamba3" && run.model.rotation != "none";
+  const std::optional<Bits> bits = bits_of(*task);
+  out.has_flip = bits && run.model.mixer == "mamba3" && run.model.rotation != "none";
   if (!out.has_flip) return out;
-  out.clocks = find_clocks(all, sample, *flip);
+  out.trained_at = trained_bits(run, *task, *bits, kTrainedSamples);
+  out.clocks = find_clocks(all, sample, *bits, out.trained_at);
   if (out.clocks.empty()) return out;
   std::set<int> done;
   for (const EvaluationRecord& score : measured) {
     if (score.length_min != score.length_max || score.length_max > kLongestPhase ||
         !done.insert(score.length_max).second)
       continue;
-    out.lengths.push_back(phase_at(run, weights, *task, out.clocks[0], *flip, score, options));
+    out.lengths.push_back(
+        phase_at(run, weights, *task, out.clocks[0], *bits, out.trained_at, score, options));
   }
   std::sort(out.lengths.begin(), out.lengths.end(),
             [](const PhaseAtLength& a, const PhaseAtLength& b) { return a.length < b.length; });
@@ -368,15 +401,15 @@ std::vector<Table> phase_tables(const Inspection& inspection) {
   };
   Table clocks;
   clocks.key = "clocks";
-  clocks.title = "pairs that turn by about pi at symbol 1 and stay at others";
+  clocks.title = "pairs that turn by about pi at a one and by about nothing at a zero";
   clocks.columns = {typed("layer", "layer", ColumnType::kInteger),
                     typed("head", "head", ColumnType::kInteger),
                     typed("pair", "pair", ColumnType::kInteger),
                     typed("weight", "weight", ColumnType::kPercent),
                     number("flip_angle", "angle at 1", 4, "pi"),
-                    number("keep_angle", "at others", 4, "pi"),
-                    number("drift", "drift per token", 5, "pi"),
-                    number("memory", "memory", 1, "tokens"),
+                    number("keep_angle", "at 0", 4, "pi"),
+                    number("drift", "drift per bit", 5, "pi"),
+                    number("memory", "memory", 1, "bits"),
                     number("break_length", "breaks at length", 1)};
   clocks.columns[3].digits = 1;
   for (size_t i = 0; i < std::min(inspection.clocks.size(), kShownClocks); ++i) {

@@ -31,26 +31,30 @@ struct Distribution {
 };
 Distribution distribution_of(std::vector<double> values, bool angle);
 
-/// A rotated pair that could hold the parity: it turns by about pi at the flipping symbol and by about nothing at others. With
-/// e_t = phi_t - pi [token t flips], wrapped to (-pi, pi], the pair is off by sum_t e_t after a sequence. Its sign, which is the
-/// parity, is lost where that reaches a quarter turn: on average at
-///   break length = (pi / 2) / |mean of e_t over positions|.
-/// For random bits the mean is (delta_0 + delta_1) / 2 with delta_1 the flipping symbol's distance from pi and delta_0 the
-/// other's from 0: L / 2 flips drift by delta_1 each, L / 2 other tokens by delta_0.
+/// A rotated pair that could hold the parity: it turns by about pi at a one and by about nothing at a zero. With
+/// e_t = phi_t - pi [token t is a one], wrapped to (-pi, pi], the pair's phase is off by E = sum of e_t over the bits behind the
+/// first token (which turns nothing, as the state is empty before it). Its mean grows by `drift` a bit:
+///   drift = mean of e_t = (delta_1 + delta_0) / 2 for random bits, delta_1 a one's distance from pi, delta_0 a zero's from 0,
+/// since L bits hold L / 2 flips on average. The head that reads the state was trained at the phase of the trained lengths,
+/// drift * L0 with L0 the mean number of bits behind the supervised positions of the last stage, and takes that for no error.
+/// The sign of what it reads, which is the parity, is lost where the rest reaches a quarter turn, |E - drift L0| = pi / 2:
+///   break length = L0 + (pi / 2) / |drift|.
+/// Not in the estimate: the state's decay, and other pairs of the head, which may carry the parity further or disturb it.
 /// Candidates are pairs with |e_t| < pi / 4 on average.
 struct PhaseClock {
   int layer = 0, head = 0, pair = 0;
-  double weight = 0;                      ///< as in TransitionSeries
-  double flip_angle = 0, keep_angle = 0;  ///< circular means, in units of pi; flip in [0, 2)
-  double drift = 0;                       ///< mean of e_t, in units of pi
-  double memory = 0;  ///< tokens after which the head's state has decayed to 1 / e, on average
+  double weight = 0;  ///< as in TransitionSeries
+  double flip_angle = 0,
+         keep_angle = 0;    ///< circular means at one and zero, in units of pi; flip in [0, 2)
+  double drift = 0;         ///< mean of e_t, in units of pi
+  double memory = 0;        ///< bits after which the head's state has decayed to 1 / e, on average
   double break_length = 0;  ///< infinite without drift
 };
 
 /// At one length: what the sampled sequences' phases predict beside what was measured.
 struct PhaseAtLength {
   int length = 0;
-  double error = 0, error_sd = 0;  ///< sum_t e_t over the sampled sequences, in units of pi
+  double error = 0, error_sd = 0;  ///< E - drift L0 over the sampled sequences, in units of pi
   double predicted = 0;            ///< share of them whose phase has the right sign
   double measured = 0, standard_error = 0;  ///< test accuracy of these weights
 };
@@ -58,7 +62,7 @@ struct PhaseAtLength {
 struct Inspection {
   Table transitions;
   std::vector<PhaseClock>
-      clocks;  ///< heaviest first; empty where no token flips a parity or no pair qualifies
+      clocks;  ///< longest memory first, then heaviest; empty where no pair qualifies
   std::vector<PhaseAtLength> lengths;  ///< of clocks[0]
   bool has_flip = false;               ///< the task has a flipping symbol and the mixer rotates
 };

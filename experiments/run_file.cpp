@@ -17,6 +17,7 @@ namespace {
 
 constexpr const char* kFormat = "statelab-interchange-1";
 constexpr size_t kShownDigits = 12;
+constexpr int kMaxDepth = 64;
 const std::string kPrefix = "statelab.";
 
 std::string text_of(const Metadata& metadata, const std::string& key) {
@@ -41,9 +42,17 @@ int64_t integer_of(const Metadata& metadata, const std::string& key, int64_t lea
 
 /// The configuration that the file carries, checked against the id that it carries.
 RunConfig config_of(const Metadata& metadata) {
+  const std::string text = text_of(metadata, "config");
+  int depth = 0, deepest = 0;  // reading descends with the text
+  for (const char c : text) {
+    depth += (c == '{' || c == '[') - (c == '}' || c == ']');
+    deepest = std::max(deepest, depth);
+  }
+  if (deepest > kMaxDepth)
+    throw ImportRefused("__metadata__: " + kPrefix + "config is nested too deeply");
   RunConfig run;
   try {
-    run = run_config_from_json(text_of(metadata, "config"));
+    run = run_config_from_json(text);
   } catch (const std::invalid_argument& e) {
     throw ImportRefused("__metadata__: " + kPrefix + "config: " + e.what());
   }

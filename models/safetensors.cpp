@@ -13,6 +13,7 @@ namespace {
 using Json = nlohmann::json;  // keys sorted: equal arrays give equal bytes
 
 constexpr uint64_t kMaxHeader = 100'000'000;  // the format's own limit
+constexpr int kMaxDepth = 4;
 constexpr const char* kMetadata = "__metadata__";
 
 [[noreturn]] void fail(const std::string& what) { throw SafetensorsError(what); }
@@ -91,12 +92,14 @@ Json parsed_header(std::string_view text) {
   if (text.empty() || text[0] != '{') fail("the header does not begin with {");
   std::set<std::string> names;
   std::string doubled;
+  bool deep = false;
   const auto watch = [&](int depth, Json::parse_event_t event, Json& value) {
     if (depth == 1 && event == Json::parse_event_t::key &&
         !names.insert(value.get<std::string>()).second) {
       doubled = value.get<std::string>();
     }
-    return true;
+    deep = deep || depth > kMaxDepth;
+    return depth <= kMaxDepth;
   };
   Json header;
   try {
@@ -104,6 +107,7 @@ Json parsed_header(std::string_view text) {
   } catch (const Json::exception&) {
     fail("the header is not JSON");
   }
+  if (deep) fail("the header is nested more deeply than any array's description");
   if (!doubled.empty()) fail(doubled + " occurs twice in the header");
   return header;
 }

@@ -191,6 +191,8 @@ TEST_F(InterchangeCommand, MalformedFilesAreRefusedWithTheReasonAndCreateNoDatab
   damaged([](File& f) { f.metadata["statelab.format"] = "statelab-interchange-9"; },
           "statelab.format must be statelab-interchange-1, is statelab-interchange-9");
   damaged([](File& f) { f.metadata["statelab.config"] = "{"; }, "statelab.config: ");
+  damaged([](File& f) { f.metadata["statelab.config"] = std::string(1000000, '['); },
+          "statelab.config is nested too deeply");
   damaged([](File& f) { f.metadata["statelab.run_id"] = std::string(64, '0'); },
           "statelab.run_id must follow from statelab.config");
   damaged([](File& f) { f.metadata["statelab.step"] = "6x"; },

@@ -104,6 +104,10 @@ TEST(Safetensors, MalformedFilesAreRefusedWithTheReason) {
       {file_of("{\"w\":", ""), "the header is not JSON"},
       {file_of("{\"w\":\xff}", ""), "the header is not JSON"},
       {file_of("{} {}", ""), "the header is not JSON"},
+      {file_of(R"({"w":{"dtype":"F32","shape":)" + std::string(1000000, '[') +
+                   std::string(1000000, ']') + "}}",
+               ""),
+       "the header is nested more deeply than any array's description"},
       {file_of(R"({"w":{},"w":{}})", ""), "w occurs twice in the header"},
       {file_of(R"({"w":3})", ""), "w: must be an object, is 3"},
       {file_of(R"({"__metadata__":[]})", ""), "__metadata__: must be an object, is []"},
