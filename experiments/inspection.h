@@ -61,6 +61,7 @@ struct PhaseAtLength {
 
 struct Inspection {
   Table transitions;
+  double trained_at = 0;  ///< L0 of PhaseClock
   std::vector<PhaseClock>
       clocks;  ///< longest memory first, then heaviest; empty where no pair qualifies
   std::vector<PhaseAtLength> lengths;  ///< of clocks[0]
