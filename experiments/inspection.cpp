@@ -237,7 +237,7 @@ double trained_bits(const RunConfig& run, const Task& task, const Bits& bits, in
 }
 
 std::vector<PhaseClock> find_clocks(const std::vector<TransitionSeries>& all, const Sample& sample,
-                                    const Bits& bits, double trained_at) {
+                                    const Bits& bits, double trained_at, int longest) {
   std::vector<PhaseClock> out;
   double memory = 0;
   for (const TransitionSeries& s : all) {
@@ -266,7 +266,7 @@ std::vector<PhaseClock> find_clocks(const std::vector<TransitionSeries>& all, co
     if (clock.flip_angle < 0) clock.flip_angle += 2;
     clock.break_length = clock.drift == 0 ? std::numeric_limits<double>::infinity()
                                           : trained_at + 0.5 / std::abs(clock.drift);
-    out.push_back(clock);
+    if (clock.break_length >= longest) out.push_back(clock);
   }
   std::stable_sort(out.begin(), out.end(), [](const PhaseClock& a, const PhaseClock& b) {
     return std::tie(a.memory, a.weight) > std::tie(b.memory, b.weight);
@@ -274,8 +274,17 @@ std::vector<PhaseClock> find_clocks(const std::vector<TransitionSeries>& all, co
   return out;
 }
 
+/// Those in the head of the first.
+std::vector<PhaseClock> first_head(const std::vector<PhaseClock>& clocks) {
+  std::vector<PhaseClock> out;
+  for (const PhaseClock& c : clocks) {
+    if (c.layer == clocks[0].layer && c.head == clocks[0].head) out.push_back(c);
+  }
+  return out;
+}
+
 PhaseAtLength phase_at(const RunConfig& run, const MemberState& weights, const Task& task,
-                       const PhaseClock& clock, const Bits& bits, double trained_at,
+                       const std::vector<PhaseClock>& clocks, const Bits& bits, double trained_at,
                        const EvaluationRecord& score, const InspectOptions& options) {
   const int samples = std::clamp(kPhaseTokens / task.seqlen(score.length_max), 1, options.samples);
   const Sample sample = draw_sample(run, task, {score.length_max, score.length_max}, samples);
@@ -283,24 +292,28 @@ PhaseAtLength phase_at(const RunConfig& run, const MemberState& weights, const T
   out.length = score.length_max;
   out.measured = score.accuracy();
   out.standard_error = score.standard_error();
-  for (const TransitionSeries& s : run_on(run, weights, sample, options.threads)) {
-    if (s.quantity != Quantity::kAngle || s.layer != clock.layer || s.head != clock.head ||
-        s.pair != clock.pair)
-      continue;
-    const std::vector<double> errors = phase_errors(s, sample, bits);
-    const auto row = static_cast<ptrdiff_t>(sample.seqlen);
-    std::vector<double> sums;
-    for (auto at = errors.begin(); at != errors.end(); at += row)
-      sums.push_back(mean_of({at, at + row}) * static_cast<double>(row) - clock.drift * trained_at);
-    double squares = 0, right = 0;
-    out.error = mean_of(sums);
-    for (const double e : sums) {
-      squares += (e - out.error) * (e - out.error);
-      right += std::cos(std::numbers::pi * e) > 0;
+  const auto all = run_on(run, weights, sample, options.threads);
+  std::vector<double> scores(static_cast<size_t>(samples)), phases(scores.size());
+  for (const PhaseClock& clock : clocks) {
+    const auto angle = std::find_if(all.begin(), all.end(), [&](const TransitionSeries& s) {
+      return s.quantity == Quantity::kAngle && s.layer == clock.layer && s.head == clock.head &&
+             s.pair == clock.pair;
+    });
+    const std::vector<double> errors = phase_errors(*angle, sample, bits);
+    const auto row = static_cast<size_t>(sample.seqlen);
+    for (size_t i = 0; i < scores.size(); ++i) {
+      double phase = -clock.drift * trained_at;
+      for (size_t t = 0; t < row; ++t) phase += errors[i * row + t];
+      scores[i] += clock.weight * std::cos(std::numbers::pi * phase);
+      if (&clock == &clocks[0]) phases[i] = phase;
     }
-    out.error_sd = std::sqrt(squares / static_cast<double>(sums.size()));
-    out.predicted = right / static_cast<double>(sums.size());
   }
+  double squares = 0, right = 0;
+  out.error = mean_of(phases);
+  for (const double e : phases) squares += (e - out.error) * (e - out.error);
+  for (const double s : scores) right += s > 0;
+  out.error_sd = std::sqrt(squares / static_cast<double>(samples));
+  out.predicted = right / static_cast<double>(samples);
   return out;
 }
 
@@ -356,19 +369,39 @@ Inspection inspect(const RunConfig& run, const MemberState& weights, const Inspe
   out.has_flip = bits && run.model.mixer == "mamba3" && run.model.rotation != "none";
   if (!out.has_flip) return out;
   out.trained_at = trained_bits(run, *task, *bits, kTrainedSamples);
-  out.clocks = find_clocks(all, sample, *bits, out.trained_at);
+  out.clocks = find_clocks(all, sample, *bits, out.trained_at, longest_trained(run));
   if (out.clocks.empty()) return out;
+  const std::vector<PhaseClock> head = first_head(out.clocks);
+  out.break_length = joint_break(head, out.trained_at);
   std::set<int> done;
   for (const EvaluationRecord& score : measured) {
     if (score.length_min != score.length_max || score.length_max > kLongestPhase ||
         !done.insert(score.length_max).second)
       continue;
     out.lengths.push_back(
-        phase_at(run, weights, *task, out.clocks[0], *bits, out.trained_at, score, options));
+        phase_at(run, weights, *task, head, *bits, out.trained_at, score, options));
   }
   std::sort(out.lengths.begin(), out.lengths.end(),
             [](const PhaseAtLength& a, const PhaseAtLength& b) { return a.length < b.length; });
   return out;
+}
+
+double joint_break(const std::vector<PhaseClock>& clocks, double trained_at) {
+  if (clocks.size() == 1) return clocks[0].break_length;
+  double slowest = std::numeric_limits<double>::infinity(), fastest = 0;
+  for (const PhaseClock& c : clocks) {
+    slowest = std::min(slowest, std::abs(c.drift));
+    fastest = std::max(fastest, std::abs(c.drift));
+  }
+  if (!(slowest > 0)) return std::numeric_limits<double>::infinity();
+  constexpr double kStep = 0.002, kEnd = 4;  // of the fastest and of the slowest, in units of pi
+  for (double bits = 0; bits < kEnd / slowest; bits += kStep / fastest) {
+    double score = 0;
+    for (const PhaseClock& c : clocks)
+      score += c.weight * std::cos(std::numbers::pi * c.drift * bits);
+    if (score <= 0) return trained_at + bits;
+  }
+  return std::numeric_limits<double>::infinity();
 }
 
 std::optional<double> crossing(const std::vector<PhaseAtLength>& lengths, double level) {
@@ -426,8 +459,9 @@ std::vector<Table> phase_tables(const Inspection& inspection) {
          {std::isfinite(c.break_length) ? CellValue(c.break_length) : CellValue()}});
   }
   if (inspection.clocks.empty()) {
-    clocks.notes.push_back(
-        {"", "no pair does so within pi/4: this model does not hold the parity in an angle"});
+    clocks.notes.push_back({"",
+                            "no pair does so within pi/4 over the trained lengths: this model does "
+                            "not hold the parity in one angle"});
     return {clocks};
   }
   clocks.notes.push_back(
@@ -435,7 +469,7 @@ std::vector<Table> phase_tables(const Inspection& inspection) {
        "breaks at length: (pi/2) / |drift per token|, where the phase is off by a quarter turn"});
   Table lengths;
   lengths.key = "break";
-  lengths.title = "phase of the first of them, and measured accuracy";
+  lengths.title = "phase in the head of the first of them, and measured accuracy";
   lengths.columns = {typed("length", "length", ColumnType::kInteger),
                      number("error", "phase error", 3, "pi"),
                      number("error_sd", "sd", 3, "pi"),
@@ -455,10 +489,10 @@ std::vector<Table> phase_tables(const Inspection& inspection) {
       {"",
        crossed
            ? fmt::format("accuracy falls below 75 % at length {:.0f}, predicted break at {:.0f}",
-                         *crossed, inspection.clocks[0].break_length)
+                         *crossed, inspection.break_length)
            : fmt::format("accuracy does not fall from above to below 75 % between these "
                          "lengths, predicted break at {:.0f}; `statelab eval --lengths` adds some",
-                         inspection.clocks[0].break_length)});
+                         inspection.break_length)});
   return {clocks, lengths};
 }
 

@@ -39,8 +39,8 @@ Distribution distribution_of(std::vector<double> values, bool angle);
 /// drift * L0 with L0 the mean number of bits behind the supervised positions of the last stage, and takes that for no error.
 /// The sign of what it reads, which is the parity, is lost where the rest reaches a quarter turn, |E - drift L0| = pi / 2:
 ///   break length = L0 + (pi / 2) / |drift|.
-/// Not in the estimate: the state's decay, and other pairs of the head, which may carry the parity further or disturb it.
-/// Candidates are pairs with |e_t| < pi / 4 on average.
+/// Candidates are pairs with |e_t| < pi / 4 on average that keep the sign over the trained lengths. Where a head has several,
+/// their cosines add up, each with its weight: see joint_break(). Not in the estimate: the decay of the state.
 struct PhaseClock {
   int layer = 0, head = 0, pair = 0;
   double weight = 0;  ///< as in TransitionSeries
@@ -51,11 +51,17 @@ struct PhaseClock {
   double break_length = 0;  ///< infinite without drift
 };
 
+/// Where sum_j weight_j cos(drift_j (L - L0)) of one head's clocks first vanishes; the break length of a single one. Infinite
+/// where it does not within two full turns of the slowest.
+double joint_break(const std::vector<PhaseClock>& clocks, double trained_at);
+
 /// At one length: what the sampled sequences' phases predict beside what was measured.
 struct PhaseAtLength {
   int length = 0;
-  double error = 0, error_sd = 0;  ///< E - drift L0 over the sampled sequences, in units of pi
-  double predicted = 0;            ///< share of them whose phase has the right sign
+  double error = 0,
+         error_sd =
+             0;  ///< E - drift L0 of the first clock over the sampled sequences, in units of pi
+  double predicted = 0;  ///< share of them for which the head's clocks together have the right sign
   double measured = 0, standard_error = 0;  ///< test accuracy of these weights
 };
 
@@ -63,8 +69,9 @@ struct Inspection {
   Table transitions;
   double trained_at = 0;  ///< L0 of PhaseClock
   std::vector<PhaseClock>
-      clocks;  ///< longest memory first, then heaviest; empty where no pair qualifies
-  std::vector<PhaseAtLength> lengths;  ///< of clocks[0]
+      clocks;               ///< longest memory first, then heaviest; empty where no pair qualifies
+  double break_length = 0;  ///< joint_break() of the clocks in the first one's head
+  std::vector<PhaseAtLength> lengths;  ///< of that head
   bool has_flip = false;               ///< the task has a flipping symbol and the mixer rotates
 };
 

@@ -209,7 +209,11 @@ TEST(Inspection, PredictsTheBreakFromTheDistanceToAHalfTurn) {
   const double dt = 1.0, turn = 0.98;
   for (int h = 0; h < 2; ++h) w.mixer("dt_bias", h, std::log(std::expm1(dt)));
   w.input(30, 2, std::atanh(turn));
-  for (int v = 1; v < 3; ++v) w.input(26, v, -7);
+  for (int i = 0; i < 8; ++i) {
+    w.mixer("B_bias", i, 1);
+    w.mixer("C_bias", i, 1);
+  }
+  for (int v = 1; v < 3; ++v) w.input(26, v, -7);  // head 0 remembers
   std::vector<EvaluationRecord> measured(3);
   const int lengths[] = {256, 16, 60};
   for (size_t i = 0; i < 3; ++i) {
@@ -223,6 +227,9 @@ TEST(Inspection, PredictsTheBreakFromTheDistanceToAHalfTurn) {
   const Inspection inspection = inspect(run, w.state(), options, measured);
   ASSERT_EQ(inspection.clocks.size(), 2u);
   const PhaseClock& clock = inspection.clocks[0];
+  EXPECT_EQ(clock.head, 0);
+  EXPECT_GT(clock.memory, 50);
+  EXPECT_EQ(inspection.break_length, clock.break_length);
   EXPECT_NEAR(clock.flip_angle, turn, 1e-4);
   EXPECT_NEAR(clock.keep_angle, 0, 1e-4);
   EXPECT_NEAR(inspection.trained_at, 9, 0.5);
@@ -237,6 +244,20 @@ TEST(Inspection, PredictsTheBreakFromTheDistanceToAHalfTurn) {
   // 100 % at 16, 60 % at 60
   EXPECT_NEAR(crossing(inspection.lengths, 0.75).value(), 16 + 44 * 0.25 / 0.4, 1e-9);
   EXPECT_EQ(phase_tables(inspection).size(), 2u);
+}
+
+TEST(Inspection, ClocksOfOneHeadBreakTogetherWhereTheirCosinesCancel) {
+  PhaseClock slow, fast;
+  slow.weight = fast.weight = 0.5;
+  slow.drift = 0.01, fast.drift = -0.03;
+  slow.break_length = 10 + 50, fast.break_length = 10 + 0.5 / 0.03;
+  EXPECT_EQ(joint_break({slow}, 10), 60);
+  // cos(a) + cos(3 a) = 2 cos(2 a) cos(a) vanishes at a = pi / 4
+  EXPECT_NEAR(joint_break({slow, fast}, 10), 10 + 25, 0.1);
+  fast.weight = 0;
+  EXPECT_NEAR(joint_break({slow, fast}, 10), 60, 0.1);
+  slow.drift = 0;
+  EXPECT_TRUE(std::isinf(joint_break({slow, fast}, 10)));
 }
 
 TEST(Inspection, SaysSoWhenNoPairHoldsTheParity) {
