@@ -38,8 +38,10 @@ int inspect_run(const Arguments& arguments) {
   }
   inspection.transitions.title = fmt::format("run {} at step {}: {}", id.substr(0, 12), state.step,
                                              inspection.transitions.title);
-  std::vector<Table> tables = phase_tables(inspection);
-  tables.insert(tables.begin(), inspection.transitions);
+  std::vector<Table> tables = {inspection.transitions};
+  if (inspection.phase) {
+    for (Table& table : phase_tables(*inspection.phase)) tables.push_back(std::move(table));
+  }
   print_tables(tables, arguments);
   return kExitOk;
 }

@@ -4,14 +4,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <map>
-#include <numbers>
 #include <set>
 #include <stdexcept>
-#include <tuple>
 
-#include "experiments/data_source.h"
 #include "experiments/run_check.h"
 
 namespace statelab {
@@ -19,65 +15,14 @@ namespace {
 
 using Quantity = TransitionSeries::Quantity;
 
-constexpr double kCandidate = 0.25;  // largest mean |e_t| of a clock, in units of pi
-constexpr int kPhaseTokens = 65536;  // sampled at each length of the phase table
-constexpr int kLongestPhase = 4096;  // lengths beyond it are left out
-constexpr size_t kShownClocks = 4;
-constexpr int kTrainedSamples = 1024;
-
-double wrapped(double turns) { return turns - 2 * std::ceil((turns - 1) / 2); }
-
-/// Direction of the mean of unit vectors, in units of pi, in (-1, 1].
-double circular_mean(const std::vector<double>& turns) {
-  double x = 0, y = 0;
-  for (const double t : turns) {
-    x += std::cos(std::numbers::pi * t);
-    y += std::sin(std::numbers::pi * t);
-  }
-  return wrapped(std::atan2(y, x) / std::numbers::pi);
-}
-
 double mean_of(const std::vector<double>& values) {
   double sum = 0;
   for (const double v : values) sum += v;
   return values.empty() ? 0 : sum / static_cast<double>(values.size());
 }
 
-/// Sequences of one length from the run's test stream.
-struct Sample {
-  int samples = 0, seqlen = 0;
-  std::vector<int32_t> tokens, targets;
-  std::vector<char> used;  ///< the position belongs to the sequence, not to its padding
-};
-
-Sample draw_sample(const RunConfig& run, const Task& task, LengthRange range, int samples) {
-  task.check_lengths(range);
-  const uint32_t step = EvalData(task_of(run), {run.eval.seed, Stream::kTest}, range).data_step();
-  Sample out;
-  out.samples = samples;
-  out.seqlen = task.seqlen(range.max);
-  const auto row = static_cast<size_t>(out.seqlen), total = row * static_cast<size_t>(samples);
-  out.tokens.resize(total);
-  out.targets.resize(total);
-  out.used.resize(total);
-  for (int i = 0; i < samples; ++i) {
-    const size_t at = static_cast<size_t>(i) * row;
-    const SampleInfo info =
-        task.draw({run.eval.seed, Stream::kTest}, step, static_cast<uint32_t>(i), range,
-                  std::span(out.tokens).subspan(at, row), std::span(out.targets).subspan(at, row));
-    std::fill_n(out.used.begin() + static_cast<ptrdiff_t>(at), info.tokens, char{1});
-  }
-  return out;
-}
-
-std::vector<TransitionSeries> run_on(const RunConfig& run, const MemberState& weights,
-                                     const Sample& sample, int threads) {
-  return transitions(run.model, weights, sample.tokens, sample.targets, sample.samples,
-                     sample.seqlen, threads);
-}
-
 /// Token ids of the names asked for, else of all that occur.
-std::vector<int32_t> symbols_of(const Task& task, const Sample& sample,
+std::vector<int32_t> symbols_of(const Task& task, const TaskSample& sample,
                                 const std::vector<std::string>& names) {
   std::set<int32_t> occurring;
   for (size_t i = 0; i < sample.tokens.size(); ++i) {
@@ -99,7 +44,7 @@ std::vector<int32_t> symbols_of(const Task& task, const Sample& sample,
   return out;
 }
 
-std::vector<double> values_at(const TransitionSeries& s, const Sample& sample, int32_t token) {
+std::vector<double> values_at(const TransitionSeries& s, const TaskSample& sample, int32_t token) {
   std::vector<double> out;
   const auto units = static_cast<size_t>(s.units);
   for (size_t i = 0; i < sample.tokens.size(); ++i) {
@@ -123,7 +68,7 @@ std::vector<char> heaviest(const std::vector<TransitionSeries>& all) {
   return shown;
 }
 
-Table transition_table(const RunConfig& run, const Task& task, const Sample& sample,
+Table transition_table(const RunConfig& run, const Task& task, const TaskSample& sample,
                        const std::vector<TransitionSeries>& all, const InspectOptions& options,
                        int length) {
   Table table;
@@ -199,135 +144,6 @@ Table transition_table(const RunConfig& run, const Task& task, const Sample& sam
   return table;
 }
 
-/// The tokens that keep and that flip the state that the task asks for.
-struct Bits {
-  int32_t keep = -1, flip = -1;
-  bool has(int32_t token) const { return token == keep || token == flip; }
-};
-
-/// Whether the token at this place is a bit that turns a state.
-bool turns(const Sample& sample, size_t i, const Bits& bits) {
-  const bool first = i % static_cast<size_t>(sample.seqlen) == 0;
-  return !first && sample.used[i] && bits.has(sample.tokens[i]);
-}
-
-/// e_t of a pair, in units of pi, per position; 0 where nothing turns.
-std::vector<double> phase_errors(const TransitionSeries& angle, const Sample& sample,
-                                 const Bits& bits) {
-  std::vector<double> out(angle.values.size());
-  for (size_t i = 0; i < out.size(); ++i) {
-    if (turns(sample, i, bits))
-      out[i] = wrapped(angle.values[i] - (sample.tokens[i] == bits.flip ? 1 : 0));
-  }
-  return out;
-}
-
-/// L0: bits behind the supervised positions of the last stage's lengths, on average.
-double trained_bits(const RunConfig& run, const Task& task, const Bits& bits, int samples) {
-  const Sample sample = draw_sample(run, task, run.train.curriculum.back().length, samples);
-  double sum = 0, count = 0, behind = 0;
-  for (size_t i = 0; i < sample.tokens.size(); ++i) {
-    if (i % static_cast<size_t>(sample.seqlen) == 0) behind = 0;
-    behind += turns(sample, i, bits);
-    if (sample.targets[i] < 0) continue;
-    sum += behind;
-    ++count;
-  }
-  return count > 0 ? sum / count : 0;
-}
-
-std::vector<PhaseClock> find_clocks(const std::vector<TransitionSeries>& all, const Sample& sample,
-                                    const Bits& bits, double trained_at, int longest) {
-  std::vector<PhaseClock> out;
-  double memory = 0;
-  for (const TransitionSeries& s : all) {
-    std::vector<double> flips, keeps, logs;
-    double sum = 0, magnitude = 0;
-    if (s.quantity == Quantity::kDecay) {  // a head's decay stands before its angles
-      for (size_t i = 0; i < s.values.size(); ++i) {
-        if (turns(sample, i, bits)) logs.push_back(-std::log(s.values[i]));
-      }
-      memory = 1 / mean_of(logs);
-      continue;
-    }
-    if (s.quantity != Quantity::kAngle) continue;
-    const std::vector<double> errors = phase_errors(s, sample, bits);
-    for (size_t i = 0; i < errors.size(); ++i) {
-      if (!turns(sample, i, bits)) continue;
-      (sample.tokens[i] == bits.flip ? flips : keeps).push_back(s.values[i]);
-      sum += errors[i];
-      magnitude += std::abs(errors[i]);
-    }
-    const auto count = static_cast<double>(flips.size() + keeps.size());
-    if (flips.empty() || keeps.empty() || !(magnitude / count < kCandidate)) continue;
-    PhaseClock clock{
-        s.layer,     s.head, s.pair, s.weight, circular_mean(flips), circular_mean(keeps),
-        sum / count, memory, 0};
-    if (clock.flip_angle < 0) clock.flip_angle += 2;
-    clock.break_length = clock.drift == 0 ? std::numeric_limits<double>::infinity()
-                                          : trained_at + 0.5 / std::abs(clock.drift);
-    if (clock.break_length >= longest) out.push_back(clock);
-  }
-  std::stable_sort(out.begin(), out.end(), [](const PhaseClock& a, const PhaseClock& b) {
-    return std::tie(a.memory, a.weight) > std::tie(b.memory, b.weight);
-  });
-  return out;
-}
-
-/// Those in the head of the first.
-std::vector<PhaseClock> first_head(const std::vector<PhaseClock>& clocks) {
-  std::vector<PhaseClock> out;
-  for (const PhaseClock& c : clocks) {
-    if (c.layer == clocks[0].layer && c.head == clocks[0].head) out.push_back(c);
-  }
-  return out;
-}
-
-PhaseAtLength phase_at(const RunConfig& run, const MemberState& weights, const Task& task,
-                       const std::vector<PhaseClock>& clocks, const Bits& bits, double trained_at,
-                       const EvaluationRecord& score, const InspectOptions& options) {
-  const int samples = std::clamp(kPhaseTokens / task.seqlen(score.length_max), 1, options.samples);
-  const Sample sample = draw_sample(run, task, {score.length_max, score.length_max}, samples);
-  PhaseAtLength out;
-  out.length = score.length_max;
-  out.measured = score.accuracy();
-  out.standard_error = score.standard_error();
-  const auto all = run_on(run, weights, sample, options.threads);
-  std::vector<double> scores(static_cast<size_t>(samples)), phases(scores.size());
-  for (const PhaseClock& clock : clocks) {
-    const auto angle = std::find_if(all.begin(), all.end(), [&](const TransitionSeries& s) {
-      return s.quantity == Quantity::kAngle && s.layer == clock.layer && s.head == clock.head &&
-             s.pair == clock.pair;
-    });
-    const std::vector<double> errors = phase_errors(*angle, sample, bits);
-    const auto row = static_cast<size_t>(sample.seqlen);
-    for (size_t i = 0; i < scores.size(); ++i) {
-      double phase = -clock.drift * trained_at;
-      for (size_t t = 0; t < row; ++t) phase += errors[i * row + t];
-      scores[i] += clock.weight * std::cos(std::numbers::pi * phase);
-      if (&clock == &clocks[0]) phases[i] = phase;
-    }
-  }
-  double squares = 0, right = 0;
-  out.error = mean_of(phases);
-  for (const double e : phases) squares += (e - out.error) * (e - out.error);
-  for (const double s : scores) right += s > 0;
-  out.error_sd = std::sqrt(squares / static_cast<double>(samples));
-  out.predicted = right / static_cast<double>(samples);
-  return out;
-}
-
-/// Nothing where no single token flips the state.
-std::optional<Bits> bits_of(const Task& task) {
-  if (task.config().name != "parity") return std::nullopt;
-  Bits bits;
-  for (int32_t token = 0; token < task.vocab_size(); ++token) {
-    if (task.token_name(token) == "0") bits.keep = token;
-    if (task.token_name(token) == "1") bits.flip = token;
-  }
-  return bits;
-}
-
 }  // namespace
 
 Distribution distribution_of(std::vector<double> values, bool angle) {
@@ -336,7 +152,7 @@ Distribution distribution_of(std::vector<double> values, bool angle) {
   if (values.empty()) return d;
   if (angle) {
     const double centre = circular_mean(values);
-    for (double& v : values) v = centre + wrapped(v - centre);
+    for (double& v : values) v = centre + wrapped_turns(v - centre);
   }
   std::sort(values.begin(), values.end());
   d.mean = mean_of(values);
@@ -359,141 +175,12 @@ Distribution distribution_of(std::vector<double> values, bool angle) {
 
 Inspection inspect(const RunConfig& run, const MemberState& weights, const InspectOptions& options,
                    const std::vector<EvaluationRecord>& measured) {
-  const std::shared_ptr<const Task> task = task_of(run);
   const int length = options.length > 0 ? options.length : longest_trained(run);
-  const Sample sample = draw_sample(run, *task, {length, length}, options.samples);
-  const auto all = run_on(run, weights, sample, options.threads);
-  Inspection out;
-  out.transitions = transition_table(run, *task, sample, all, options, length);
-  const std::optional<Bits> bits = bits_of(*task);
-  out.has_flip = bits && run.model.mixer == "mamba3" && run.model.rotation != "none";
-  if (!out.has_flip) return out;
-  out.trained_at = trained_bits(run, *task, *bits, kTrainedSamples);
-  out.clocks = find_clocks(all, sample, *bits, out.trained_at, longest_trained(run));
-  if (out.clocks.empty()) return out;
-  const std::vector<PhaseClock> head = first_head(out.clocks);
-  out.break_length = joint_break(head, out.trained_at);
-  std::set<int> done;
-  for (const EvaluationRecord& score : measured) {
-    if (score.length_min != score.length_max || score.length_max > kLongestPhase ||
-        !done.insert(score.length_max).second)
-      continue;
-    out.lengths.push_back(
-        phase_at(run, weights, *task, head, *bits, out.trained_at, score, options));
-  }
-  std::sort(out.lengths.begin(), out.lengths.end(),
-            [](const PhaseAtLength& a, const PhaseAtLength& b) { return a.length < b.length; });
-  return out;
-}
-
-double joint_break(const std::vector<PhaseClock>& clocks, double trained_at) {
-  if (clocks.size() == 1) return clocks[0].break_length;
-  double slowest = std::numeric_limits<double>::infinity(), fastest = 0;
-  for (const PhaseClock& c : clocks) {
-    slowest = std::min(slowest, std::abs(c.drift));
-    fastest = std::max(fastest, std::abs(c.drift));
-  }
-  if (!(slowest > 0)) return std::numeric_limits<double>::infinity();
-  constexpr double kStep = 0.002, kEnd = 4;  // of the fastest and of the slowest, in units of pi
-  for (double bits = 0; bits < kEnd / slowest; bits += kStep / fastest) {
-    double score = 0;
-    for (const PhaseClock& c : clocks)
-      score += c.weight * std::cos(std::numbers::pi * c.drift * bits);
-    if (score <= 0) return trained_at + bits;
-  }
-  return std::numeric_limits<double>::infinity();
-}
-
-std::optional<double> crossing(const std::vector<PhaseAtLength>& lengths, double level) {
-  for (size_t i = 1; i < lengths.size(); ++i) {
-    const PhaseAtLength &a = lengths[i - 1], &b = lengths[i];
-    if (a.measured >= level && b.measured < level) {
-      return a.length + (b.length - a.length) * (a.measured - level) / (a.measured - b.measured);
-    }
-  }
-  return std::nullopt;
-}
-
-std::vector<Table> phase_tables(const Inspection& inspection) {
-  if (!inspection.has_flip) return {};
-  const auto number = [](const char* key, const char* title, int digits, const char* unit = "") {
-    Column c;
-    c.key = key;
-    c.title = title;
-    c.type = ColumnType::kNumber;
-    c.digits = digits;
-    c.unit = unit;
-    return c;
-  };
-  const auto typed = [](const char* key, const char* title, ColumnType type) {
-    Column c;
-    c.key = key;
-    c.title = title;
-    c.type = type;
-    return c;
-  };
-  Table clocks;
-  clocks.key = "clocks";
-  clocks.title = "pairs that turn by about pi at a one and by about nothing at a zero";
-  clocks.columns = {typed("layer", "layer", ColumnType::kInteger),
-                    typed("head", "head", ColumnType::kInteger),
-                    typed("pair", "pair", ColumnType::kInteger),
-                    typed("weight", "weight", ColumnType::kPercent),
-                    number("flip_angle", "angle at 1", 4, "pi"),
-                    number("keep_angle", "at 0", 4, "pi"),
-                    number("drift", "drift per bit", 5, "pi"),
-                    number("memory", "memory", 1, "bits"),
-                    number("break_length", "breaks at length", 1)};
-  clocks.columns[3].digits = 1;
-  for (size_t i = 0; i < std::min(inspection.clocks.size(), kShownClocks); ++i) {
-    const PhaseClock& c = inspection.clocks[i];
-    clocks.rows.push_back(
-        {{int64_t{c.layer}},
-         {int64_t{c.head}},
-         {int64_t{c.pair}},
-         {c.weight},
-         {c.flip_angle},
-         {c.keep_angle},
-         {c.drift},
-         {c.memory},
-         {std::isfinite(c.break_length) ? CellValue(c.break_length) : CellValue()}});
-  }
-  if (inspection.clocks.empty()) {
-    clocks.notes.push_back({"",
-                            "no pair does so within pi/4 over the trained lengths: this model does "
-                            "not hold the parity in one angle"});
-    return {clocks};
-  }
-  clocks.notes.push_back(
-      {"",
-       "breaks at length: (pi/2) / |drift per token|, where the phase is off by a quarter turn"});
-  Table lengths;
-  lengths.key = "break";
-  lengths.title = "phase in the head of the first of them, and measured accuracy";
-  lengths.columns = {typed("length", "length", ColumnType::kInteger),
-                     number("error", "phase error", 3, "pi"),
-                     number("error_sd", "sd", 3, "pi"),
-                     typed("predicted", "phase has the right sign", ColumnType::kPercent),
-                     typed("measured", "accuracy", ColumnType::kPercent),
-                     typed("standard_error", "SE", ColumnType::kPercent)};
-  for (const PhaseAtLength& l : inspection.lengths) {
-    lengths.rows.push_back({{int64_t{l.length}},
-                            {l.error},
-                            {l.error_sd},
-                            {l.predicted},
-                            {l.measured},
-                            {l.standard_error}});
-  }
-  const auto crossed = crossing(inspection.lengths, 0.75);
-  lengths.notes.push_back(
-      {"",
-       crossed
-           ? fmt::format("accuracy falls below 75 % at length {:.0f}, predicted break at {:.0f}",
-                         *crossed, inspection.break_length)
-           : fmt::format("accuracy does not fall from above to below 75 % between these "
-                         "lengths, predicted break at {:.0f}; `statelab eval --lengths` adds some",
-                         inspection.break_length)});
-  return {clocks, lengths};
+  const TaskSample sample = draw_test_sample(run, {length, length}, options.samples);
+  const auto all = transitions(run.model, weights, sample.tokens, sample.targets, sample.samples,
+                               sample.seqlen, options.threads);
+  return {transition_table(run, *task_of(run), sample, all, options, length),
+          find_phase(run, weights, all, sample, measured, options.samples, options.threads)};
 }
 
 }  // namespace statelab

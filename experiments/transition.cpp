@@ -20,9 +20,6 @@ double sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
 double softplus(double x) { return x > 20 ? x : std::log1p(std::exp(x)); }
 double heavy_tail(double x) { return x >= 0 ? 1 + x : 1 / (1 - x); }
 
-/// To (-1, 1].
-double wrapped(double turns) { return turns - 2 * std::ceil((turns - 1) / 2); }
-
 /// A layer's parameters by their last name, and what its recurrence read, (positions, width).
 class Layer {
  public:
@@ -131,9 +128,9 @@ void mamba3(const ModelConfig& c, const Layer& layer, std::vector<TransitionSeri
           std::pow(10000.0, -static_cast<double>(j) / a.nangles) / std::numbers::pi;
       for (size_t t = 0; t < layer.positions(); ++t) {
         const double* row = layer.at(t);
-        angle.values[t] = wrapped(a.rotation == A::Rotation::kStandard
-                                      ? fixed
-                                      : dt_of(row, h) * std::tanh(row[angle_column + j]));
+        angle.values[t] = wrapped_turns(a.rotation == A::Rotation::kStandard
+                                            ? fixed
+                                            : dt_of(row, h) * std::tanh(row[angle_column + j]));
       }
       out.push_back(std::move(angle));
     }
@@ -199,6 +196,17 @@ void lstm(const ModelConfig& c, int layer, const Values& gates,
 }
 
 }  // namespace
+
+double wrapped_turns(double turns) { return turns - 2 * std::ceil((turns - 1) / 2); }
+
+double circular_mean(std::span<const double> turns) {
+  double x = 0, y = 0;
+  for (const double t : turns) {
+    x += std::cos(std::numbers::pi * t);
+    y += std::sin(std::numbers::pi * t);
+  }
+  return wrapped_turns(std::atan2(y, x) / std::numbers::pi);
+}
 
 const char* quantity_name(Quantity quantity) {
   switch (quantity) {

@@ -30,6 +30,11 @@ struct TransitionSeries {
   int units = 1;
 };
 
+/// An angle in units of pi, to (-1, 1].
+double wrapped_turns(double turns);
+/// Direction of the mean of unit vectors at these angles, all in units of pi, in (-1, 1].
+double circular_mean(std::span<const double> turns);
+
 const char* quantity_name(TransitionSeries::Quantity quantity);  ///< "decay" ...
 
 /// Runs the model in float on the CPU. tokens, targets (samples, seqlen); a sequence with a target is needed.

@@ -1,12 +1,11 @@
 // Learned transitions against the formulas, and the length at which a drifting phase breaks.
-#include "experiments/inspection.h"
-
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <numbers>
 
 #include "experiments/field.h"
+#include "experiments/phase.h"
 #include "experiments/run_check.h"
 #include "models/model.h"
 #include "tests/support/random.h"
@@ -224,26 +223,26 @@ TEST(Inspection, PredictsTheBreakFromTheDistanceToAHalfTurn) {
   InspectOptions options;
   options.samples = 128;
   options.length = 64;
-  const Inspection inspection = inspect(run, w.state(), options, measured);
-  ASSERT_EQ(inspection.clocks.size(), 2u);
-  const PhaseClock& clock = inspection.clocks[0];
+  const Phase phase = inspect(run, w.state(), options, measured).phase.value();
+  ASSERT_EQ(phase.clocks.size(), 2u);
+  const PhaseClock& clock = phase.clocks[0];
   EXPECT_EQ(clock.head, 0);
   EXPECT_GT(clock.memory, 50);
-  EXPECT_EQ(inspection.break_length, clock.break_length);
+  EXPECT_EQ(phase.break_length, clock.break_length);
   EXPECT_NEAR(clock.flip_angle, turn, 1e-4);
   EXPECT_NEAR(clock.keep_angle, 0, 1e-4);
-  EXPECT_NEAR(inspection.trained_at, 9, 0.5);
+  EXPECT_NEAR(phase.trained_at, 9, 0.5);
   EXPECT_NEAR(clock.drift, -0.01, 0.0003);  // the share of ones is that of the sample
   EXPECT_NEAR(clock.break_length, 59, 2);
-  ASSERT_EQ(inspection.lengths.size(), 3u);
-  EXPECT_EQ(inspection.lengths[0].length, 16);
-  EXPECT_EQ(inspection.lengths[0].predicted, 1);
-  EXPECT_NEAR(inspection.lengths[1].error, -0.5, 0.03);
-  EXPECT_NEAR(inspection.lengths[1].predicted, 0.5, 0.2);
-  EXPECT_NEAR(inspection.lengths[2].error, -2.46, 0.06);
+  ASSERT_EQ(phase.lengths.size(), 3u);
+  EXPECT_EQ(phase.lengths[0].length, 16);
+  EXPECT_EQ(phase.lengths[0].predicted, 1);
+  EXPECT_NEAR(phase.lengths[1].error, -0.5, 0.03);
+  EXPECT_NEAR(phase.lengths[1].predicted, 0.5, 0.2);
+  EXPECT_NEAR(phase.lengths[2].error, -2.46, 0.06);
   // 100 % at 16, 60 % at 60
-  EXPECT_NEAR(crossing(inspection.lengths, 0.75).value(), 16 + 44 * 0.25 / 0.4, 1e-9);
-  EXPECT_EQ(phase_tables(inspection).size(), 2u);
+  EXPECT_NEAR(crossing(phase.lengths, 0.75).value(), 16 + 44 * 0.25 / 0.4, 1e-9);
+  EXPECT_EQ(phase_tables(phase).size(), 2u);
 }
 
 TEST(Inspection, ClocksOfOneHeadBreakTogetherWhereTheirCosinesCancel) {
@@ -262,15 +261,13 @@ TEST(Inspection, ClocksOfOneHeadBreakTogetherWhereTheirCosinesCancel) {
 
 TEST(Inspection, SaysSoWhenNoPairHoldsTheParity) {
   const RunConfig run = parity_run("mamba3", 4);
-  const Inspection inspection = inspect(run, Weights(run.model).state(), {}, {});
-  EXPECT_TRUE(inspection.has_flip);
-  EXPECT_TRUE(inspection.clocks.empty());
-  const auto tables = phase_tables(inspection);
+  const Phase phase = inspect(run, Weights(run.model).state(), {}, {}).phase.value();
+  EXPECT_TRUE(phase.clocks.empty());
+  const auto tables = phase_tables(phase);
   ASSERT_EQ(tables.size(), 1u);
   EXPECT_NE(tables[0].notes.at(0).text.find("no pair does so"), std::string::npos);
-  EXPECT_TRUE(phase_tables(inspect(parity_run("mamba2", 4),
-                                   Weights(parity_run("mamba2", 4).model).state(), {}, {}))
-                  .empty());
+  const RunConfig other = parity_run("mamba2", 4);
+  EXPECT_FALSE(inspect(other, Weights(other.model).state(), {}, {}).phase.has_value());
 }
 
 TEST(Model, ObservingAValueThatIsNotThereIsRefused) {
