@@ -265,8 +265,10 @@ std::vector<Table> phase_tables(const Phase& phase) {
     return {clocks};
   }
   clocks.notes.push_back(
-      {"",
-       "breaks at length: (pi/2) / |drift per token|, where the phase is off by a quarter turn"});
+      {"", fmt::format(
+               "breaks at length: {:.1f} bits, the mean trained, and (pi/2) / |drift|, a quarter "
+               "turn further",
+               phase.trained_at)});
   Table lengths;
   lengths.key = "break";
   lengths.title = "phase in the head of the first of them, and measured accuracy";
@@ -284,6 +286,9 @@ std::vector<Table> phase_tables(const Phase& phase) {
                             {l.measured},
                             {l.standard_error}});
   }
+  lengths.notes.push_back(
+      {"",
+       "not predicted: the state's decay; a few times the memory further the answer is a guess"});
   const auto crossed = crossing(phase.lengths, 0.75);
   lengths.notes.push_back(
       {"",
