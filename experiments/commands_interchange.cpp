@@ -117,10 +117,12 @@ int import_run(const Arguments& arguments) {
       fmt::print("{}\n", out.dump());
       return kExitOk;
     }
-    const std::string id = file.identity.run_id.substr(0, kShownDigits);
-    fmt::print("run {} ({}), step {}: {}\n", id, file.identity.name, file.state.step,
-               added ? "imported; `statelab eval " + id + " --lengths 40,80` scores it"
-                     : "already there with these weights, nothing was written");
+    const std::string id = file.identity.run_id.substr(0, kShownDigits),
+                      database = arguments.has("--db") ? " --db " + arguments.get("--db") : "";
+    fmt::print(
+        "run {} ({}), step {}: {}\n", id, file.identity.name, file.state.step,
+        added ? "imported; `statelab eval " + id + " --lengths 40,80" + database + "` scores it"
+              : "already there with these weights, nothing was written");
     return kExitOk;
   } catch (const ImportRefused& e) {
     throw UsageError("import: " + path + ": " + e.what());
