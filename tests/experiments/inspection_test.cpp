@@ -5,7 +5,7 @@
 #include <numbers>
 
 #include "experiments/field.h"
-#include "experiments/phase.h"
+#include "experiments/inspection.h"
 #include "experiments/run_check.h"
 #include "models/model.h"
 #include "tests/support/random.h"
