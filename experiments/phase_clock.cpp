@@ -66,8 +66,8 @@ double trained_bits(const RunConfig& run, const Bits& bits, int samples) {
 }
 
 std::vector<PhaseClock> find_clocks(const std::vector<TransitionSeries>& all,
-                                    const TaskSample& sample, const Bits& bits, double trained_at,
-                                    int longest) {
+                                    const TaskSample& sample, const Bits& bits,
+                                    double trained_length, int longest) {
   std::vector<PhaseClock> out;
   double memory = 0;
   for (const TransitionSeries& s : all) {
@@ -95,7 +95,7 @@ std::vector<PhaseClock> find_clocks(const std::vector<TransitionSeries>& all,
         sum / count, memory, 0};
     if (clock.flip_angle < 0) clock.flip_angle += 2;
     clock.break_length = clock.drift == 0 ? std::numeric_limits<double>::infinity()
-                                          : trained_at + 0.5 / std::abs(clock.drift);
+                                          : trained_length + 0.5 / std::abs(clock.drift);
     if (clock.break_length >= longest) out.push_back(clock);
   }
   std::stable_sort(out.begin(), out.end(), [](const PhaseClock& a, const PhaseClock& b) {
@@ -114,7 +114,7 @@ std::vector<PhaseClock> first_head(const std::vector<PhaseClock>& clocks) {
 }
 
 PhaseAtLength phase_at(const RunConfig& run, const MemberState& weights, const Task& task,
-                       const std::vector<PhaseClock>& clocks, const Bits& bits, double trained_at,
+                       const std::vector<PhaseClock>& clocks, const Bits& bits, double bits_trained,
                        const EvaluationRecord& score, int most, int threads) {
   const int samples = std::clamp(kPhaseTokens / task.seqlen(score.length_max), 1, most);
   const TaskSample sample = draw_test_sample(run, {score.length_max, score.length_max}, samples);
@@ -133,7 +133,7 @@ PhaseAtLength phase_at(const RunConfig& run, const MemberState& weights, const T
     const std::vector<double> errors = phase_errors(*angle, sample, bits);
     const auto row = static_cast<size_t>(sample.seqlen);
     for (size_t i = 0; i < scores.size(); ++i) {
-      double phase = -clock.drift * trained_at;
+      double phase = -clock.drift * bits_trained;
       for (size_t t = 0; t < row; ++t) phase += errors[i * row + t];
       scores[i] += clock.weight * std::cos(std::numbers::pi * phase);
       if (&clock == &clocks[0]) phases[i] = phase;
@@ -169,25 +169,28 @@ std::optional<Phase> find_phase(const RunConfig& run, const MemberState& weights
   const std::optional<Bits> bits = bits_of(*task);
   if (!bits || run.model.mixer != "mamba3" || run.model.rotation == "none") return std::nullopt;
   Phase out;
-  out.trained_at = trained_bits(run, *bits, kTrainedSamples);
-  out.clocks = find_clocks(all, sample, *bits, out.trained_at, longest_trained(run));
+  out.trained_bits = trained_bits(run, *bits, kTrainedSamples);
+  double turning = 0;
+  for (size_t i = 0; i < sample.tokens.size(); ++i) turning += turns(sample, i, *bits);
+  out.trained_length = out.trained_bits + sample.lengths.max - turning / sample.samples;
+  out.clocks = find_clocks(all, sample, *bits, out.trained_length, longest_trained(run));
   if (out.clocks.empty()) return out;
   const std::vector<PhaseClock> head = first_head(out.clocks);
-  out.break_length = joint_break(head, out.trained_at);
+  out.break_length = joint_break(head, out.trained_length);
   std::set<int> done;
   for (const EvaluationRecord& score : measured) {
     if (score.length_min != score.length_max || score.length_max > kLongestPhase ||
         !done.insert(score.length_max).second)
       continue;
     out.lengths.push_back(
-        phase_at(run, weights, *task, head, *bits, out.trained_at, score, samples, threads));
+        phase_at(run, weights, *task, head, *bits, out.trained_bits, score, samples, threads));
   }
   std::sort(out.lengths.begin(), out.lengths.end(),
             [](const PhaseAtLength& a, const PhaseAtLength& b) { return a.length < b.length; });
   return out;
 }
 
-double joint_break(const std::vector<PhaseClock>& clocks, double trained_at) {
+double joint_break(const std::vector<PhaseClock>& clocks, double trained_length) {
   if (clocks.size() == 1) return clocks[0].break_length;
   double slowest = std::numeric_limits<double>::infinity(), fastest = 0;
   for (const PhaseClock& c : clocks) {
@@ -200,7 +203,7 @@ double joint_break(const std::vector<PhaseClock>& clocks, double trained_at) {
     double score = 0;
     for (const PhaseClock& c : clocks)
       score += c.weight * std::cos(std::numbers::pi * c.drift * bits);
-    if (score <= 0) return trained_at + bits;
+    if (score <= 0) return trained_length + bits;
   }
   return std::numeric_limits<double>::infinity();
 }
@@ -265,10 +268,10 @@ std::vector<Table> phase_tables(const Phase& phase) {
     return {clocks};
   }
   clocks.notes.push_back(
-      {"", fmt::format(
-               "breaks at length: {:.1f} bits, the mean trained, and (pi/2) / |drift|, a quarter "
-               "turn further",
-               phase.trained_at)});
+      {"",
+       fmt::format("breaks at length: {:.1f}, the mean trained, and (pi/2) / |drift|, a quarter "
+                   "turn further",
+                   phase.trained_length)});
   Table lengths;
   lengths.key = "break";
   lengths.title = "phase in the head of the first of them, and measured accuracy";

@@ -20,7 +20,8 @@ namespace statelab {
 /// since L bits hold L / 2 flips on average. The head that reads the state was trained at the phase of the trained lengths,
 /// drift * L0 with L0 the mean number of bits behind the supervised positions of the last stage, and takes that for no error.
 /// The sign of what it reads, which is the parity, is lost where the rest reaches a quarter turn, |E - drift L0| = pi / 2:
-///   break length = L0 + (pi / 2) / |drift|.
+///   break length = L0 + (pi / 2) / |drift|,
+/// plus the positions that are in every length but no bits behind the first token.
 /// Candidates are pairs with |e_t| < pi / 4 on average that keep the sign over the trained lengths. Where a head has several,
 /// their cosines add up, each with its weight: see joint_break(). Not in the estimate: the decay of the state.
 struct PhaseClock {
@@ -33,9 +34,9 @@ struct PhaseClock {
   double break_length = 0;  ///< infinite without drift
 };
 
-/// Where sum_j weight_j cos(drift_j (L - L0)) of one head's clocks first vanishes; the break length of a single one. Infinite
-/// where it does not within two full turns of the slowest.
-double joint_break(const std::vector<PhaseClock>& clocks, double trained_at);
+/// Where sum_j weight_j cos(drift_j (length - trained_length)) of one head's clocks first vanishes; the break length of a
+/// single one. Infinite where it does not within two full turns of the slowest.
+double joint_break(const std::vector<PhaseClock>& clocks, double trained_length);
 
 /// At one length: what the sampled sequences' phases predict beside what was measured.
 struct PhaseAtLength {
@@ -48,7 +49,8 @@ struct PhaseAtLength {
 };
 
 struct Phase {
-  double trained_at = 0;  ///< L0 of PhaseClock
+  double trained_bits = 0;    ///< L0 of PhaseClock
+  double trained_length = 0;  ///< as the task counts lengths
   std::vector<PhaseClock>
       clocks;               ///< longest memory first, then heaviest; empty where no pair qualifies
   double break_length = 0;  ///< joint_break() of the clocks in the first one's head

@@ -12,6 +12,7 @@ TaskSample draw_test_sample(const RunConfig& run, LengthRange lengths, int sampl
   task->check_lengths(lengths);
   const uint32_t step = EvalData(task, {run.eval.seed, Stream::kTest}, lengths).data_step();
   TaskSample out;
+  out.lengths = lengths;
   out.samples = samples;
   out.seqlen = task->seqlen(lengths.max);
   const auto row = static_cast<size_t>(out.seqlen), total = row * static_cast<size_t>(samples);

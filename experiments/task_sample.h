@@ -9,6 +9,7 @@
 namespace statelab {
 
 struct TaskSample {
+  LengthRange lengths;
   int samples = 0, seqlen = 0;
   std::vector<int32_t> tokens, targets;  ///< (samples, seqlen)
   std::vector<char> used;  ///< likewise: the position belongs to its sequence, not to padding

@@ -49,11 +49,13 @@ struct DType {
 };
 constexpr DType kDTypes[] = {{"F32", 4}, {"F16", 2}, {"BF16", 2}, {"F64", 8}};
 
-const DType& dtype_of(const std::string& array, const Json& text) {
+const DType& dtype_of(const std::string& array, const Json& text, Dtypes allowed) {
+  const bool only = allowed == Dtypes::kF32Only;
   for (const DType& d : kDTypes) {
-    if (text.is_string() && text.get<std::string>() == d.name) return d;
+    if (text.is_string() && text.get<std::string>() == d.name && (!only || &d == kDTypes)) return d;
   }
-  fail(array + ": dtype must be F32, F16, BF16 or F64, is " + text.dump());
+  fail(array + ": dtype must be " + (only ? "F32" : "F32, F16, BF16 or F64") + ", is " +
+       text.dump());
 }
 
 std::vector<float> converted(const std::string& array, const DType& dtype, const char* data,
@@ -154,7 +156,7 @@ std::string write_safetensors(const std::vector<NamedTensor>& tensors, const Met
   return out + text + data;
 }
 
-SafetensorsFile read_safetensors(std::string_view bytes) {
+SafetensorsFile read_safetensors(std::string_view bytes, Dtypes dtypes) {
   if (bytes.size() < 8) fail("shorter than its 8-byte header length");
   uint64_t length;
   std::memcpy(&length, bytes.data(), 8);
@@ -177,7 +179,7 @@ SafetensorsFile read_safetensors(std::string_view bytes) {
     for (const char* key : {"dtype", "shape", "data_offsets"}) {
       if (!entry.contains(key)) fail(name + ": has no " + key);
     }
-    const DType& dtype = dtype_of(name, entry["dtype"]);
+    const DType& dtype = dtype_of(name, entry["dtype"], dtypes);
     const Json &shape = entry["shape"], &offsets = entry["data_offsets"];
     if (!shape.is_array()) fail(name + ": shape must be a list, is " + shape.dump());
     if (!offsets.is_array() || offsets.size() != 2)

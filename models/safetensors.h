@@ -38,9 +38,14 @@ class SafetensorsError : public std::runtime_error {
 /// F32 arrays, their data in the order given. Deterministic: equal arguments give equal bytes. Names are distinct.
 std::string write_safetensors(const std::vector<NamedTensor>& tensors, const Metadata& metadata);
 
-/// Reads F32, and F16, BF16 and F64 converted to float (F64 is rounded, the others are exact). Every length, offset, extent,
-/// dtype and name is checked: nothing is read outside `bytes`, nothing is allocated beyond their size.
+enum class Dtypes {
+  kF32Only,
+  kConverted,  ///< F16, BF16 (exact) and F64 (rounded) become float
+};
+
+/// Every length, offset, extent, dtype and name is checked: nothing is read outside `bytes`, nothing is allocated beyond a small
+/// multiple of their size.
 /// Errors: SafetensorsError, also for a number that float cannot hold.
-SafetensorsFile read_safetensors(std::string_view bytes);
+SafetensorsFile read_safetensors(std::string_view bytes, Dtypes dtypes = Dtypes::kConverted);
 
 }  // namespace statelab
