@@ -167,6 +167,22 @@ TEST_F(InterchangeCommand, APlainFileNeedsAConfigurationAndTakesTheRunThatItDesc
   EXPECT_EQ(json_of(eval + " --db plain.db")["rows"], json_of(eval)["rows"]);
 }
 
+TEST_F(InterchangeCommand, APlainFilesLayoutIsRecognisedByItsNames) {
+  const std::string id = train("model.mixer=gated_delta_net");
+  write("gdn.yaml",
+        std::string(kOneRun) + "parameters: { model.mixer: { value: gated_delta_net } }\n");
+  for (const char* layout : {"official", "statelab"}) {
+    json_of("export " + id + " --output a.safetensors --layout " + layout);
+    auto file = read("a.safetensors");
+    file.metadata.clear();
+    write_file("plain.safetensors", file);
+    const std::string db = std::string(layout) + ".db";
+    const Json imported = json_of("import plain.safetensors --config gdn.yaml --db " + db);
+    EXPECT_EQ(imported["run"], id);
+    EXPECT_EQ(imported["layout"] == "statelab", std::string(layout) == "statelab");
+  }
+}
+
 TEST_F(InterchangeCommand, MalformedFilesAreRefusedWithTheReasonAndCreateNoDatabase) {
   const std::string id = train("");
   json_of("export " + id + " --output a.safetensors");
