@@ -116,7 +116,7 @@ Table transition_table(const RunConfig& run, const Task& task, const TaskSample&
     if (!shown[i] && !options.all_pairs) continue;
     angles = angles || angle;
     for (const int32_t token : symbols) {
-      const Distribution d = distribution_of(values_at(s, sample, token), angle);
+      const SymbolDistribution d = distribution_of(values_at(s, sample, token), angle);
       const CellValue none;
       table.rows.push_back({{int64_t{s.layer}},
                             {s.head < 0 ? none : CellValue(int64_t{s.head})},
@@ -146,8 +146,8 @@ Table transition_table(const RunConfig& run, const Task& task, const TaskSample&
 
 }  // namespace
 
-Distribution distribution_of(std::vector<double> values, bool angle) {
-  Distribution d;
+SymbolDistribution distribution_of(std::vector<double> values, bool angle) {
+  SymbolDistribution d;
   d.count = static_cast<int64_t>(values.size());
   if (values.empty()) return d;
   if (angle) {

@@ -25,11 +25,11 @@ struct InspectOptions {
 
 /// Of a quantity over the positions of one symbol. Quartiles interpolate between order statistics. Angles are taken on the
 /// branch around their circular mean, so that values about a half turn are not torn apart: they may exceed 1.
-struct Distribution {
+struct SymbolDistribution {
   int64_t count = 0;
   double mean = 0, sd = 0, min = 0, q1 = 0, median = 0, q3 = 0, max = 0;
 };
-Distribution distribution_of(std::vector<double> values, bool angle);
+SymbolDistribution distribution_of(std::vector<double> values, bool angle);
 
 struct Inspection {
   Table transitions;

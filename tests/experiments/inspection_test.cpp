@@ -16,8 +16,8 @@ namespace {
 
 using Quantity = TransitionSeries::Quantity;
 
-TEST(Distribution, GivesQuartilesBetweenOrderStatistics) {
-  const Distribution d = distribution_of({4, 1, 3, 2}, false);
+TEST(SymbolDistribution, GivesQuartilesBetweenOrderStatistics) {
+  const SymbolDistribution d = distribution_of({4, 1, 3, 2}, false);
   EXPECT_EQ(d.count, 4);
   EXPECT_EQ(d.min, 1);
   EXPECT_EQ(d.q1, 1.75);
@@ -29,8 +29,8 @@ TEST(Distribution, GivesQuartilesBetweenOrderStatistics) {
   EXPECT_EQ(distribution_of({}, false).count, 0);
 }
 
-TEST(Distribution, OfAnglesAboutAHalfTurnIsNotTorn) {
-  const Distribution d = distribution_of({0.98, -0.98, 1.0, -0.99, 0.99}, true);
+TEST(SymbolDistribution, OfAnglesAboutAHalfTurnIsNotTorn) {
+  const SymbolDistribution d = distribution_of({0.98, -0.98, 1.0, -0.99, 0.99}, true);
   EXPECT_NEAR(std::abs(d.mean), 1, 1e-12);
   EXPECT_LT(d.sd, 0.02);
   EXPECT_NEAR(d.max - d.min, 0.04, 1e-12);
