@@ -1,4 +1,4 @@
-// The program as a user calls it, in a folder of the test's own.
+// Runs `statelab` as a user would, in a folder that lives as long as the test.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -9,11 +9,13 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <nlohmann/json.hpp>
 #include <string>
 
-namespace command_test {
+namespace statelab::testing {
 
 namespace fs = std::filesystem;
+using Json = nlohmann::json;
 
 struct Outcome {
   int code = -1;
@@ -56,4 +58,14 @@ class Command : public ::testing::Test {
   fs::path folder_;
 };
 
-}  // namespace command_test
+inline constexpr const char* kTiny = R"(name: tiny
+base:
+  task: { name: parity }
+  model: { d_model: 8, headdim: 8, d_state: 4, chunk_size: 8 }
+  train: { batch: 4, curriculum: [ { steps: 6, length: [3, 8] } ], optimizer.lr: 0.001 }
+  eval: { lengths: [8, 16], samples: 32, every: 3 }
+parameters: { model.mixer: { values: [mamba3, mamba2] } }
+seeds: 2
+)";
+
+}  // namespace statelab::testing

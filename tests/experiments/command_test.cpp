@@ -1,26 +1,13 @@
 // The program as a user calls it: exit codes, what goes to which stream, JSON that parses.
 #include <algorithm>
-#include <nlohmann/json.hpp>
+#include <cstdlib>
 #include <sstream>
+#include <string>
 
 #include "tests/experiments/command_fixture.h"
 
+namespace statelab::testing {
 namespace {
-
-namespace fs = std::filesystem;
-using command_test::Command;
-using command_test::Outcome;
-using Json = nlohmann::json;
-
-constexpr const char* kTiny = R"(name: tiny
-base:
-  task: { name: parity }
-  model: { d_model: 8, headdim: 8, d_state: 4, chunk_size: 8 }
-  train: { batch: 4, curriculum: [ { steps: 6, length: [3, 8] } ], optimizer.lr: 0.001 }
-  eval: { lengths: [8, 16], samples: 32, every: 3 }
-parameters: { model.mixer: { values: [mamba3, mamba2] } }
-seeds: 2
-)";
 
 TEST_F(Command, BareCallPrintsShortHelpAndSucceeds) {
   const Outcome o = statelab("");
@@ -97,11 +84,13 @@ TEST_F(Command, AMissingDeviceEndsWithFourInOneLine) {
 TEST_F(Command, BenchSaysWhatItCannotMeasure) {
   const Outcome unknown = statelab("bench op");
   EXPECT_EQ(unknown.code, 2);
-  EXPECT_NE(unknown.err.find("must be train or ops, is op"), std::string::npos) << unknown.err;
+  EXPECT_NE(unknown.err.find("must be train, ops or column, is op"), std::string::npos)
+      << unknown.err;
   for (const char* arguments :
        {"bench", "bench ops train", "bench ops --precision fp64", "bench ops --device gpu",
         "bench ops --threads 0", "bench ops --format xml", "bench ops --seconds 3",
-        "bench train --device cpu --precision tf32"}) {
+        "bench train --device cpu --precision tf32", "bench train --max-members 2", "bench column",
+        "bench column x.yaml --precision tf32", "bench column x.yaml --device cpu"}) {
     const Outcome o = statelab(arguments);
     EXPECT_EQ(o.code, 2) << arguments;
     EXPECT_EQ(o.out, "") << arguments;
@@ -113,7 +102,7 @@ TEST_F(Command, BenchSaysWhatItCannotMeasure) {
     EXPECT_EQ(o.out, "") << arguments;
     EXPECT_EQ(std::count(o.err.begin(), o.err.end(), '\n'), 1) << arguments << o.err;
   }
-  EXPECT_EQ(statelab("__complete bench ''").out, "train\nops\n");
+  EXPECT_EQ(statelab("__complete bench ''").out, "train\nops\ncolumn\n");
 }
 
 TEST_F(Command, DryRunListsRunsAndWritesNothing) {
@@ -274,3 +263,4 @@ TEST_F(Command, CompletionOffersCommandsOptionsAndTasks) {
 }
 
 }  // namespace
+}  // namespace statelab::testing

@@ -1,15 +1,11 @@
 // export, import and inspect as a user calls them.
 #include <algorithm>
-#include <nlohmann/json.hpp>
 
 #include "models/safetensors.h"
 #include "tests/experiments/command_fixture.h"
 
+namespace statelab::testing {
 namespace {
-
-namespace fs = std::filesystem;
-using command_test::Outcome;
-using Json = nlohmann::json;
 
 constexpr const char* kOneRun = R"(name: one
 base:
@@ -19,7 +15,7 @@ base:
   eval: { lengths: [8, 16], samples: 32, every: 3 }
 )";
 
-class InterchangeCommand : public command_test::Command {
+class InterchangeCommand : public Command {
  protected:
   /// Trains the sweep of one run with these settings; returns the run's id.
   std::string train(const std::string& settings) {
@@ -39,11 +35,11 @@ class InterchangeCommand : public command_test::Command {
     EXPECT_EQ(o.out, "") << command;
     EXPECT_NE(o.err.find(reason), std::string::npos) << command << ": " << o.err;
   }
-  statelab::SafetensorsFile read(const std::string& name) {
-    return statelab::read_safetensors(text_of(folder_ / name));
+  SafetensorsFile read(const std::string& name) {
+    return read_safetensors(text_of(folder_ / name));
   }
-  void write_file(const std::string& name, const statelab::SafetensorsFile& file) {
-    write(name, statelab::write_safetensors(file.tensors, file.metadata));
+  void write_file(const std::string& name, const SafetensorsFile& file) {
+    write(name, write_safetensors(file.tensors, file.metadata));
   }
 };
 
@@ -200,7 +196,7 @@ TEST_F(InterchangeCommand, MalformedFilesAreRefusedWithTheReasonAndCreateNoDatab
     write_file("bad.safetensors", file);
     expect_refused(import, reason);
   };
-  using File = statelab::SafetensorsFile;
+  using File = SafetensorsFile;
   damaged([](File& f) { f.tensors.erase(f.tensors.begin()); },
           "backbone.embedding.weight (3, 8) is missing");
   damaged([](File& f) { f.tensors[0].data[0] = 0.f / 0.f; }, "element 0 is not finite");
@@ -272,3 +268,4 @@ TEST_F(InterchangeCommand, InspectKnowsTheTransitionOfEachMixer) {
 }
 
 }  // namespace
+}  // namespace statelab::testing
