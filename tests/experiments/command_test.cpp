@@ -143,11 +143,13 @@ TEST_F(Command, AMissingDeviceEndsWithFourInOneLine) {
 TEST_F(Command, BenchSaysWhatItCannotMeasure) {
   const Outcome unknown = statelab("bench op");
   EXPECT_EQ(unknown.code, 2);
-  EXPECT_NE(unknown.err.find("must be train or ops, is op"), std::string::npos) << unknown.err;
+  EXPECT_NE(unknown.err.find("must be train, ops or column, is op"), std::string::npos)
+      << unknown.err;
   for (const char* arguments :
        {"bench", "bench ops train", "bench ops --precision fp64", "bench ops --device gpu",
         "bench ops --threads 0", "bench ops --format xml", "bench ops --seconds 3",
-        "bench train --device cpu --precision tf32"}) {
+        "bench train --device cpu --precision tf32", "bench train --max-members 2", "bench column",
+        "bench column x.yaml --precision tf32", "bench column x.yaml --device cpu"}) {
     const Outcome o = statelab(arguments);
     EXPECT_EQ(o.code, 2) << arguments;
     EXPECT_EQ(o.out, "") << arguments;
@@ -159,7 +161,7 @@ TEST_F(Command, BenchSaysWhatItCannotMeasure) {
     EXPECT_EQ(o.out, "") << arguments;
     EXPECT_EQ(std::count(o.err.begin(), o.err.end(), '\n'), 1) << arguments << o.err;
   }
-  EXPECT_EQ(statelab("__complete bench ''").out, "train\nops\n");
+  EXPECT_EQ(statelab("__complete bench ''").out, "train\nops\ncolumn\n");
 }
 
 TEST_F(Command, DryRunListsRunsAndWritesNothing) {
@@ -214,6 +216,90 @@ TEST_F(Command, RunTrainsComparesAndASecondCallComputesNothing) {
   EXPECT_EQ(statelab("rm " + a).code, 2) << "removed without asking";
   EXPECT_EQ(statelab("rm " + a + " --yes").code, 0);
   EXPECT_EQ(Json::parse(statelab("ls --json").out)["rows"].size(), 3u);
+}
+
+TEST_F(Command, BenchColumnAddsUpWhatASweepWouldTake) {
+  write("tiny.yaml", kTiny);
+  const Outcome o = statelab("bench column tiny.yaml seeds=3 --device cpu --seconds 1 --json");
+  if (o.code != 0 && o.err.find("benchmarks need a Release build") != std::string::npos)
+    GTEST_SKIP() << o.err;
+  ASSERT_EQ(o.code, 0) << o.err;
+  const Json json = Json::parse(o.out);
+  ASSERT_EQ(json.size(), 2u);
+  double seconds = 0;
+  for (const Json& row : json[0]["rows"]) {
+    EXPECT_NEAR(
+        row["seconds"].get<double>(),
+        row["cohorts"].get<double>() * row["count"].get<double>() / row["per_second"].get<double>(),
+        1e-6 * row["seconds"].get<double>());
+    seconds += row["seconds"].get<double>();
+  }
+  const Json& totals = json[1]["rows"];
+  ASSERT_EQ(totals.size(), 3u) << "two models and all";
+  EXPECT_EQ(totals[2]["model"], "all");
+  EXPECT_EQ(totals[2]["runs"], 6);
+  EXPECT_NEAR(totals[2]["seconds"].get<double>(), seconds, 1e-6 * seconds);
+  EXPECT_NE(statelab("bench column tiny.yaml --device cpu").out.find("cohorts x times / (per"),
+            std::string::npos);
+  EXPECT_FALSE(fs::exists(folder_ / "statelab.db"));
+}
+
+TEST_F(Command, ResultsTravelAsTextAndCompareAlike) {
+  write("tiny.yaml", kTiny);
+  ASSERT_EQ(statelab("run tiny.yaml").code, 0);
+  const Outcome exported = statelab("export-results --sweep tiny --output tiny.jsonl");
+  ASSERT_EQ(exported.code, 0) << exported.err;
+  EXPECT_NE(exported.out.find("tiny.jsonl: 4 runs with 16 evaluations of 1 sweeps"),
+            std::string::npos)
+      << exported.out;
+  const std::string before = text_of(folder_ / "tiny.jsonl");
+  for (const char* command : {"compare --json", "compare --by swept --json", "ls --full-ids --json",
+                              "compare --published --other-models --json"}) {
+    const Outcome ours = statelab(command);
+    const Outcome text = statelab(std::string(command) + " --db tiny.jsonl");
+    EXPECT_EQ(text.code, 0) << text.err;
+    EXPECT_EQ(text.out, ours.out) << command;
+  }
+  EXPECT_EQ(text_of(folder_ / "tiny.jsonl"), before) << "reading must not change the file";
+  const Outcome merged = statelab("merge fresh.db tiny.jsonl --json");
+  EXPECT_EQ(Json::parse(merged.out)["added"], 4) << merged.err;
+  EXPECT_EQ(Json::parse(statelab("merge fresh.db tiny.jsonl --json").out)["kept"], 4);
+  EXPECT_EQ(statelab("rm tiny --db tiny.jsonl --yes").code, 1) << "a results file is only read";
+  write("broken.jsonl", "{\"statelab_results\":1}\n{\"run\":{}}\n");
+  const Outcome broken = statelab("ls --db broken.jsonl");
+  EXPECT_EQ(broken.code, 1);
+  EXPECT_NE(broken.err.find("broken.jsonl:2: "), std::string::npos) << broken.err;
+}
+
+TEST_F(Command, ConfirmWritesASweepOfTheBestSettingsWithFreshSeeds) {
+  write("tiny.yaml", kTiny);
+  ASSERT_EQ(statelab("run tiny.yaml train.optimizer.lr=0.001,0.002,0.003").code, 0);
+  const Outcome o = statelab("confirm tiny --top 2 --seeds 7,8,9");
+  ASSERT_EQ(o.code, 0) << o.err;
+  EXPECT_NE(o.out.find("by validation at length 16"), std::string::npos) << o.out;
+  write("again.yaml", o.out);
+  const Outcome dry = statelab("run again.yaml --dry-run --json");
+  ASSERT_EQ(dry.code, 0) << dry.err;
+  EXPECT_EQ(Json::parse(dry.out)["rows"].size(), 12u) << "two models, two settings, three seeds";
+  for (const Json& row : Json::parse(dry.out)["rows"]) EXPECT_EQ(row["state"], "new");
+  const Outcome used = statelab("confirm tiny --seeds 1,7");
+  EXPECT_EQ(used.code, 2);
+  EXPECT_NE(used.err.find("1 was used in sweep tiny"), std::string::npos) << used.err;
+  EXPECT_EQ(statelab("confirm other").code, 2);
+  EXPECT_EQ(statelab("confirm tiny --seeds many").code, 2);
+  EXPECT_EQ(statelab("confirm tiny --length 8,16").code, 2);
+}
+
+TEST_F(Command, CompareByShowsEachValueOfEachSetting) {
+  write("tiny.yaml", kTiny);
+  ASSERT_EQ(statelab("run tiny.yaml train.optimizer.lr=0.001,0.002").code, 0);
+  const Json json = Json::parse(statelab("compare --by swept --threshold 0.01 --json").out);
+  ASSERT_EQ(json["rows"].size(), 5u) << json.dump();
+  EXPECT_EQ(json["rows"][4]["runs"], 8);
+  EXPECT_EQ(json["rows"][4]["longest_best"], 16);
+  EXPECT_EQ(Json::parse(statelab("compare --by model --json").out)["rows"].size(), 3u);
+  EXPECT_EQ(statelab("compare --by swept --group model").code, 2);
+  EXPECT_EQ(statelab("compare --by swept --published").code, 2);
 }
 
 TEST_F(Command, SignalsAndTimeLimitLeaveAResumableStateAndTheirExitCodes) {
