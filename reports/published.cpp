@@ -190,7 +190,7 @@ void fold_columns(Table& table) {
     table.columns.erase(table.columns.begin() + static_cast<std::ptrdiff_t>(c));
     for (auto& row : table.rows) row.erase(row.begin() + static_cast<std::ptrdiff_t>(c));
   }
-  if (!same.empty()) table.notes.push_back({"", "in all rows: " + same});
+  if (!same.empty()) table.notes.insert(table.notes.begin(), {"", "in all rows: " + same});
   for (size_t c = 0; c < table.columns.size(); ++c) {
     for (const std::string& mark : marks_of(table.rows[0][c])) {
       const bool everywhere =

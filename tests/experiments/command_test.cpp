@@ -9,6 +9,7 @@
 #include <fstream>
 #include <iterator>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <sstream>
 #include <string>
 
@@ -269,6 +270,37 @@ TEST_F(Command, ResultsTravelAsTextAndCompareAlike) {
   const Outcome broken = statelab("ls --db broken.jsonl");
   EXPECT_EQ(broken.code, 1);
   EXPECT_NE(broken.err.find("broken.jsonl:2: "), std::string::npos) << broken.err;
+}
+
+TEST_F(Command, TheFiveModelsOfTable5bJoinWithThePapersRows) {
+  write("five.yaml", R"(name: five
+base:
+  task: { name: parity }
+  model: { d_model: 8, headdim: 8, d_state: 4, chunk_size: 8 }
+  train: { batch: 4, curriculum: [ { steps: 3, length: [3, 8] } ] }
+  eval: { lengths: [256], samples: 16, every: 0 }
+zip:
+  model:
+    model.mixer: [mamba3, mamba3, mamba3, mamba2, gated_delta_net]
+    model.rotation: [data_dependent, standard, none, none, none]
+    model.eigenvalue_range: [[0, 1], [0, 1], [0, 1], [0, 1], [-1, 1]]
+)");
+  ASSERT_EQ(statelab("run five.yaml").code, 0);
+  const Json table =
+      Json::parse(statelab("compare --published --source 2603.15569 --json").out)["rows"];
+  std::set<std::string> models;
+  for (const Json& row : table) {
+    models.insert(row["model"]);
+    for (const char* key : {"ours", "ours_best", "ours_median", "ours_success", "ours_success_low",
+                            "ours_standard_error", "chance", "best_useless", "published"})
+      EXPECT_TRUE(row[key].is_number()) << key << row.dump();
+    EXPECT_NE(row["differs_in"].get<std::string>().find("curriculum"), std::string::npos);
+  }
+  EXPECT_EQ(models, (std::set<std::string>{"mamba3", "mamba3_standard_rope", "mamba3_no_rope",
+                                           "mamba2", "gated_delta_net[-1,1]"}));
+  EXPECT_NE(statelab("report --published --source 2603.15569 --format tex")
+                .out.find("gated\\_delta\\_net"),
+            std::string::npos);
 }
 
 TEST_F(Command, ConfirmWritesASweepOfTheBestSettingsWithFreshSeeds) {
