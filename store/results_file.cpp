@@ -80,8 +80,8 @@ const std::string kRuns =
     exact("chance") + ", 'constant_answer', " + exact("constant_answer") + ", 'standard_error', " +
     exact("standard_error") +
     "))"
-    "   FROM (SELECT * FROM evaluations v WHERE v.run = r.id AND (v.split = 'test' OR v.step ="
-    "   r.selected_step) ORDER BY v.split, v.step, v.length_min, v.length_max, v.samples))))"
+    "   FROM (SELECT * FROM evaluations v WHERE v.run = r.id ORDER BY v.split, v.step, "
+    "v.length_min, v.length_max, v.data_seed, v.samples))))"
     " FROM runs r WHERE " +
     kChosen + " ORDER BY r.id";
 
@@ -182,10 +182,8 @@ ResultCounts write_results(Database& database, const std::string& sweep, std::os
   counts.sweeps = write_rows(database, kSweeps, sweep, out);
   counts.executions = write_rows(database, kExecutions, sweep, out);
   counts.runs = write_rows(database, kRuns, sweep, out);
-  Statement evaluations(database,
-                        "SELECT count(*) FROM evaluations v JOIN runs r ON r.id = v.run WHERE "
-                        "(v.split = 'test' OR v.step = r.selected_step) AND " +
-                            kChosen);
+  Statement evaluations(
+      database, "SELECT count(*) FROM evaluations v JOIN runs r ON r.id = v.run WHERE " + kChosen);
   evaluations.bind(1, sweep);
   if (evaluations.step()) counts.evaluations = evaluations.integer(0);
   if (counts.runs == 0) {

@@ -38,7 +38,7 @@ TEST_F(Command, ResultsTravelAsTextAndCompareAlike) {
   ASSERT_EQ(statelab("run tiny.yaml").code, 0);
   const Outcome exported = statelab("export-results --sweep tiny --output tiny.jsonl");
   ASSERT_EQ(exported.code, 0) << exported.err;
-  EXPECT_NE(exported.out.find("tiny.jsonl: 4 runs with 16 evaluations of 1 sweeps"),
+  EXPECT_NE(exported.out.find("tiny.jsonl: 4 runs with 24 evaluations of 1 sweeps"),
             std::string::npos)
       << exported.out;
   const std::string before = text_of(folder_ / "tiny.jsonl");

@@ -56,7 +56,7 @@ TEST(OwnResults, AComparisonOfAResultsFileIsThatOfItsDatabase) {
   std::vector<SampleRun> runs;
   for (const int seed : {0, 1, 2}) {
     SampleRun run{.seed = seed, .test = {{80, 700 + seed}, {256, 900 + seed}}};
-    run.validations = {{500, {{256, 1}}}, {1000, {{256, 910 - seed}}}};
+    run.validations = {{500, {{40, 980}, {256, 1}}}, {1000, {{40, 990}, {256, 910 - seed}}}};
     runs.push_back(run);
     runs.push_back({.mixer = "mamba2", .seed = seed, .status = seed ? "finished" : "diverged"});
     if (seed) runs.back().test = {{256, 500}};
@@ -71,6 +71,8 @@ TEST(OwnResults, AComparisonOfAResultsFileIsThatOfItsDatabase) {
   load_published(fresh.store());
   EXPECT_EQ(render_csv(compare_published(fresh.database(), {})),
             render_csv(compare_published(lab.database(), {})));
+  EXPECT_EQ(render_csv(compare(fresh.database(), {})), render_csv(compare(lab.database(), {})))
+      << "steps to solve and wall times as well";
   EXPECT_GT(compare_published(fresh.database(), {}).rows.size(), 1u);
 }
 

@@ -56,10 +56,11 @@ TEST_F(ResultsFile, KeepsScoresIdentityAndOriginAndLeavesTheRest) {
   EXPECT_EQ(counts.runs, 2);
   EXPECT_EQ(counts.sweeps, 1);
   EXPECT_EQ(counts.executions, 2);
-  EXPECT_EQ(counts.evaluations, 4) << "test, and validation of the selected step";
+  EXPECT_EQ(counts.evaluations, 6);
   EXPECT_EQ(b.config(run(1).run_id), run(1).config) << "else the id would not be its hash";
   EXPECT_EQ(b.evaluations(run(1).run_id, "test").at(0).tokens_correct, 71);
-  EXPECT_EQ(b.evaluations(run(1).run_id, "validation").size(), 1u);
+  EXPECT_EQ(b.evaluations(run(1).run_id, "validation").size(), 2u)
+      << "steps to solve are read from all validations";
   EXPECT_EQ(count(b.database(),
                   "SELECT count(*) FROM v_runs WHERE device = 'a processor' AND "
                   "build = 'build1' AND status = 'finished'"),
@@ -92,7 +93,7 @@ TEST_F(ResultsFile, ReadingTwiceChangesNothing) {
   read_results(b.database(), path);
   const ResultCounts again = read_results(b.database(), path);
   EXPECT_EQ(again.runs + again.sweeps + again.executions + again.evaluations, 0);
-  EXPECT_EQ(count(b.database(), "SELECT count(*) FROM evaluations"), 2);
+  EXPECT_EQ(count(b.database(), "SELECT count(*) FROM evaluations"), 3);
 }
 
 TEST_F(ResultsFile, MayHoldOneSweepAndNoUnfinishedRun) {
