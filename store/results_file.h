@@ -1,9 +1,10 @@
 // Results as text: what comparisons and reports read of a database, without metrics, curves and checkpoints.
 //
 // One JSON document a line. The first is {"statelab_results": 1}; then, in this order, one per sweep
-// {"sweep": {...}}, execution {"execution": {...}} and run {"run": {...}}. A run carries its evaluations, the executions that computed it and its place in each sweep. Keys are the
-// columns of schema.sql; reals have the digits that SQLite prints, counts are exact. Text lasts longer than a schema:
-// files of this format are read by programs whose tables have changed.
+// {"sweep": {...}}, execution {"execution": {...}} and run {"run": {...}}. A run carries its evaluations, the
+// executions that computed it and its place in each sweep. Keys are the columns of schema.sql; reals have 17 digits,
+// so that they read back as they were. Text lasts longer than a schema: files of this format are read by programs
+// whose tables have changed.
 #pragma once
 
 #include <filesystem>

@@ -72,7 +72,7 @@ TEST(Selection, WithoutAValidationThereIsNothingToChooseFrom) {
   lab.add("s", {{.test = {{80, 1000}}}});
   EXPECT_THAT([&] { select_settings(lab.database(), {}); },
               ThrowsMessage<std::invalid_argument>(HasSubstr("no run was validated yet")));
-  lab.add("t", {validated("mamba3", 0.001, 0, 900, 1)});
+  lab.add("t", {validated("mamba3", 0.002, 0, 900, 1)});
   EXPECT_THAT(
       [&] {
         select_settings(lab.database(), {.length = ScoredLength{512, 512}});
