@@ -28,7 +28,7 @@ bool optimised() {
 
 TEST(BenchColumn, MeasuresEachStageAndTheEvaluationsOfEveryDistinctCohort) {
   if (!optimised()) GTEST_SKIP() << "benchmarks refuse this build";
-  const SweepConfig sweep = parse_sweep(kTwoShapes, "tiny.yaml");
+  const SweepConfig sweep = parse_sweep(kTwoShapes, "tiny.yaml", {});
   const BenchColumnReport report =
       bench_column(sweep.runs, {.seconds = 0.02, .max_members = 4}, ComputeDevice(1));
   // Six runs a shape in cohorts of four and two; two stages and the evaluations each.
@@ -65,12 +65,12 @@ TEST(BenchColumn, ManyCohortsOfOneSizeAreMeasuredOnce) {
 
 TEST(BenchColumn, RefusesBuildsThatAreNotOptimised) {
   if (optimised()) GTEST_SKIP() << "this build is optimised";
-  const SweepConfig sweep = parse_sweep(kTwoShapes, "tiny.yaml");
+  const SweepConfig sweep = parse_sweep(kTwoShapes, "tiny.yaml", {});
   EXPECT_THROW(bench_column(sweep.runs, {}, ComputeDevice(1)), BenchRefused);
 }
 
 TEST(BenchColumn, CohortsAreThoseOfTheRunner) {
-  const SweepConfig sweep = parse_sweep(kTwoShapes, "tiny.yaml");
+  const SweepConfig sweep = parse_sweep(kTwoShapes, "tiny.yaml", {});
   EXPECT_EQ(chosen_members(sweep.runs[0], 100, ComputeDevice(2)), 4);
   EXPECT_EQ(chosen_members(sweep.runs[0], 100, ComputeDevice(6)), 6);
   EXPECT_EQ(chosen_members(sweep.runs[0], 3, ComputeDevice(6)), 3);

@@ -23,7 +23,7 @@ zip:
     train.optimizer.lr: [0.000372759, 0.001, 0.01]
 seeds: [0]
 )",
-                     "chosen.yaml")
+                     "chosen.yaml", {})
       .runs;
 }
 
@@ -32,7 +32,7 @@ TEST(Confirmation, RunsEachSettingWithEachSeedAndNothingElse) {
   const std::vector<uint32_t> seeds = {101, 4294967295u};
   const std::string text = confirmation_yaml("again", chosen, seeds, {"why", "how"});
   EXPECT_EQ(text.rfind("# why\n# how\nname: again\n", 0), 0u) << text;
-  const SweepConfig sweep = parse_sweep(text, "again.yaml");
+  const SweepConfig sweep = parse_sweep(text, "again.yaml", {});
   EXPECT_TRUE(sweep.warnings.empty());
   ASSERT_EQ(sweep.runs.size(), 6u) << text;
   for (size_t i = 0; i < sweep.runs.size(); ++i) {
@@ -46,7 +46,7 @@ TEST(Confirmation, OneSettingNeedsNoZip) {
   const std::vector<uint32_t> seeds = {7};
   const std::string text = confirmation_yaml("one", one, seeds, {});
   EXPECT_EQ(text.find("zip:"), std::string::npos) << text;
-  const SweepConfig sweep = parse_sweep(text, "one.yaml");
+  const SweepConfig sweep = parse_sweep(text, "one.yaml", {});
   ASSERT_EQ(sweep.runs.size(), 1u);
   EXPECT_EQ(group_id(sweep.runs[0]), group_id(one[0]));
 }
@@ -63,10 +63,10 @@ base:
       start: dark
       transitions: { dark: { wait: dark, push: lit }, lit: { wait: lit, push: dark } }
 )",
-                                                 "custom.yaml")
+                                                 "custom.yaml", {})
                                          .runs;
   const std::vector<uint32_t> seeds = {7};
-  const SweepConfig sweep = parse_sweep(confirmation_yaml("c", one, seeds, {}), "c.yaml");
+  const SweepConfig sweep = parse_sweep(confirmation_yaml("c", one, seeds, {}), "c.yaml", {});
   EXPECT_EQ(group_id(sweep.runs[0]), group_id(one[0]));
 }
 
