@@ -7,8 +7,8 @@ int main(int argc, char** argv) {
   std::vector<statelab::Command> commands;
   for (auto&& group :
        {statelab::run_commands(), statelab::result_commands(), statelab::store_commands(),
-        statelab::lab_commands(), statelab::verify_commands(), statelab::bench_commands(), statelab::confirm_commands(),
-        statelab::doctor_commands()}) {
+        statelab::lab_commands(), statelab::verify_commands(), statelab::bench_commands(),
+        statelab::confirm_commands(), statelab::doctor_commands()}) {
     commands.insert(commands.end(), group.begin(), group.end());
   }
   return statelab::run_command_line(commands, argc, argv);
