@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "models/reference/lstm.h"
 #include "models/reference/mamba2.h"
 #include "models/reference/mamba3.h"
 
@@ -38,8 +39,11 @@ std::vector<S> model_logits(const ModelConfig& config, const Parameters<S>& para
       add(mamba3_block(config, parameters, layer + "mixer.", normed, batch, seqlen));
     } else if (config.mixer == "mamba2") {
       add(mamba2_block(config, parameters, layer + "mixer.", normed, batch, seqlen));
+    } else if (config.mixer == "lstm") {
+      add(lstm_block(config, parameters, layer + "mixer.", normed, batch, seqlen));
     } else {
-      throw std::invalid_argument("[reference] mixer must be mamba3 or mamba2, is " + config.mixer);
+      throw std::invalid_argument("[reference] mixer must be mamba3, mamba2 or lstm, is " +
+                                  config.mixer);
     }
     if (config.mlp == "swiglu") {
       norm_all(layer + "norm2.weight");
