@@ -144,11 +144,11 @@ int models(const Arguments& arguments) {
     Json keys = Json::array();
     std::string text;
     for (const Field& f : model_fields()) {
-      if (f.mixer.empty() || f.mixer == mixer)
+      if (read_by_mixer(f, mixer))
         keys.push_back({{"key", f.key},
                         {"value", rule(f)},
                         {"default", Json::parse(to_canonical_json(f.get(default_run())))}});
-      if (f.mixer == mixer)
+      if (!f.mixers.empty() && read_by_mixer(f, mixer))
         text += "    " + f.key + "  (" + rule(f) + ", default " +
                 to_canonical_json(f.get(default_run())) + ")\n";
     }
@@ -163,7 +163,7 @@ int models(const Arguments& arguments) {
   } else {
     fmt::print("all\n  switches they share:\n");
     for (const Field& f : model_fields()) {
-      if (f.mixer.empty() && f.key != "model.mixer") {
+      if (f.mixers.empty() && f.key != "model.mixer") {
         fmt::print("    {}  ({}, default {})\n", f.key, rule(f),
                    to_canonical_json(f.get(default_run())));
       }

@@ -265,8 +265,13 @@ bool is_section(std::string_view key) {
   });
 }
 
+bool read_by_mixer(const Field& field, std::string_view mixer) {
+  return field.mixers.empty() ||
+         std::find(field.mixers.begin(), field.mixers.end(), mixer) != field.mixers.end();
+}
+
 bool applies(const Field& field, const RunConfig& run) {
-  if (!field.mixer.empty() && field.mixer != run.model.mixer) return false;
+  if (!read_by_mixer(field, run.model.mixer)) return false;
   if (field.section() != "task") return true;
   const std::string name = field.key.substr(5);
   if (name == "name" || name == "profile" || name == "supervision" || name == "bos") return true;

@@ -45,7 +45,7 @@ struct Field {
   double max = std::numeric_limits<double>::infinity();
   bool min_open = false;  ///< min itself is refused
   bool max_open = false;
-  std::string mixer;  ///< read by this mixer only; "" = by all
+  std::vector<std::string> mixers;  ///< read by these mixers only; empty = by all
 
   /// "model", "train", ...; the key without its last part.
   std::string section() const {
@@ -60,6 +60,8 @@ const Field* find_field(std::string_view key);
 /// Whether the key is a section, such as "train.optimizer".
 bool is_section(std::string_view key);
 
+/// Whether this mixer reads the field.
+bool read_by_mixer(const Field& field, std::string_view mixer);
 /// Whether the run's mixer and task read the field at all.
 bool applies(const Field& field, const RunConfig& run);
 

@@ -76,9 +76,13 @@ Field pair_field(std::string key, Low low, High high, double min, double max, st
   return f;
 }
 
-inline Field for_mixer(std::string mixer, Field f) {
-  f.mixer = std::move(mixer);
+/// A field that only these mixers read.
+inline Field for_mixers(std::vector<std::string> mixers, Field f) {
+  f.mixers = std::move(mixers);
   return f;
+}
+inline Field for_mixer(std::string mixer, Field f) {
+  return for_mixers({std::move(mixer)}, std::move(f));
 }
 
 }  // namespace statelab

@@ -18,9 +18,10 @@ std::vector<Field> model_fields() {
   t.push_back(ranged_field("model.headdim", STATELAB_MEMBER(model.headdim), 1, kWide,
                            "Channels per head; divides the inner width."));
   t.push_back(ranged_field("model.ngroups", STATELAB_MEMBER(model.ngroups), 1, kWide,
-                           "Groups of heads that share B and C; divides the number of heads."));
+                           "Groups of heads that share B and C, with the delta rules q and k; "
+                           "divides the number of heads."));
   t.push_back(ranged_field("model.d_state", STATELAB_MEMBER(model.d_state), 1, kWide,
-                           "State size per channel."));
+                           "State size per channel; with the delta rules the size of the keys."));
   t.push_back(
       for_mixer("mamba3", ranged_field("model.rope_fraction", STATELAB_MEMBER(model.rope_fraction),
                                        0, 1, "Part of the state that rotates: 0.5 or 1.")));
@@ -45,14 +46,18 @@ std::vector<Field> model_fields() {
       pair_field("model.dt_range", STATELAB_MEMBER(model.dt_min), STATELAB_MEMBER(model.dt_max), 0,
                  100, "Range of the initial step sizes. Larger steps mean larger initial angles.");
   dt.min_open = true;
-  t.push_back(std::move(dt));
+  t.push_back(for_mixers({"mamba3", "mamba2", "gated_delta_net"}, std::move(dt)));
   t.push_back(for_mixer("mamba3", scalar_field("model.bc_norm", STATELAB_MEMBER(model.bc_norm),
                                                "RMSNorm of B and C.")));
   t.push_back(for_mixer("mamba3", scalar_field("model.bc_bias", STATELAB_MEMBER(model.bc_bias),
                                                "Head-wise biases of B and C.")));
-  t.push_back(for_mixer("mamba3", scalar_field("model.conv", STATELAB_MEMBER(model.conv),
-                                               "Short causal convolution of x, B and C; off in the "
-                                               "published model. Mamba-2 always has one.")));
+  t.push_back(for_mixers(
+      {"mamba3", "gated_delta_net", "delta_net"},
+      scalar_field(
+          "model.conv", STATELAB_MEMBER(model.conv),
+          "Short causal convolution of x, B and C, with the delta rules of q, k and v. Off "
+          "in the published Mamba-3, on in the published Gated DeltaNet and DeltaNet, so "
+          "set it to true for those. Mamba-2 always has one.")));
   t.push_back(for_mixer(
       "mamba3",
       choice_field("model.out_norm", STATELAB_MEMBER(model.out_norm), {"none", "rms"},
@@ -60,10 +65,10 @@ std::vector<Field> model_fields() {
   t.push_back(
       for_mixer("mamba3", ranged_field("model.mimo_rank", STATELAB_MEMBER(model.mimo_rank), 1, 64,
                                        "Rank of the state's input and output; 1 = SISO.")));
-  t.push_back(for_mixer("mamba2",
-                        pair_field("model.eigenvalue_range", STATELAB_MEMBER(model.eigenvalue_min),
-                                   STATELAB_MEMBER(model.eigenvalue_max), -1, 1,
-                                   "[0, 1], or [-1, 1] for negative eigenvalues.")));
+  t.push_back(for_mixers({"mamba2", "gated_delta_net", "delta_net"},
+                         pair_field("model.eigenvalue_range", STATELAB_MEMBER(model.eigenvalue_min),
+                                    STATELAB_MEMBER(model.eigenvalue_max), -1, 1,
+                                    "[0, 1], or [-1, 1] for negative eigenvalues.")));
   t.push_back(choice_field("model.mlp", STATELAB_MEMBER(model.mlp), {"none", "swiglu"},
                            "MLP after each mixer."));
   t.push_back(ranged_field(

@@ -1,6 +1,7 @@
 #include "experiments/schema.h"
 
 #include <fmt/core.h>
+#include <fmt/ranges.h>
 
 #include <nlohmann/json.hpp>
 
@@ -203,7 +204,8 @@ std::string configuration_page() {
       out += fmt::format("\n## {}\n\n| key | value | default | meaning |\n|---|---|---|---|\n",
                          section.empty() ? "seed" : section);
     }
-    const std::string only = f.mixer.empty() ? "" : fmt::format("*{} only.* ", f.mixer);
+    const std::string only =
+        f.mixers.empty() ? "" : fmt::format("*{} only.* ", fmt::join(f.mixers, ", "));
     out += fmt::format("| `{}` | {} | `{}` | {}{} |\n", f.key, escaped(rule(f)),
                        to_canonical_json(f.get(default_run())), only, escaped(f.doc));
   }

@@ -225,7 +225,7 @@ class Expansion {
   void warn_of_unread() {
     const auto warn = [&](const Field* field, const Place& place) {
       const auto read = [&](const RunConfig& run) {
-        if (!field->mixer.empty()) return field->mixer == run.model.mixer;
+        if (!field->mixers.empty()) return read_by_mixer(*field, run.model.mixer);
         RunConfig probe = run;  // applies() keeps explicit values: ask for the default
         field->set(probe, field->get(default_run()));
         return applies(*field, probe);

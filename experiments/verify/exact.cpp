@@ -7,7 +7,8 @@
 //   o_0 = cos(2 pi count / m),   o_1 = sin(2 pi count / m),
 // and the head's rows (cos(2 pi k / m), sin(2 pi k / m)) are largest for k = count mod m. m = 2 is
 // parity. Mamba-2 with eigenvalues in [-1, 1] does parity with alpha = -1 for a one and +1 for a
-// zero.
+// zero; the delta rules with keys k = e_0 throughout and beta = 2 for a one, 0 for a zero, which
+// reflect the state or leave it.
 #include <algorithm>
 #include <cmath>
 
@@ -43,7 +44,7 @@ struct HandMade {
   }
 };
 
-/// The parts that both mixers share: one-hot embedding, norms of 1, zero mixer, head.
+/// The parts that all mixers share: one-hot embedding, norms of 1, zero mixer, head.
 HandMade skeleton(const std::string& name, int modulus, ModelConfig config) {
   HandMade made{name, modulus, config, {}};
   for (const ParameterSpec& spec : parameter_specs(config)) {
@@ -131,6 +132,32 @@ HandMade mamba2_parity(double eigenvalue_min) {
   for (int h = 0; h < H; ++h) project(made, dd_dt + h, {-100, 100, 0, 0, 0, 1});  // alpha = +1, -1
   auto& conv = made.mixer("conv1d.weight");
   for (std::size_t c = 0; c < conv.size() / 4; ++c) conv[c * 4 + 3] = 1;  // the current token alone
+  return made;
+}
+
+/// BOS writes (beta in the middle of its range, v > 0); afterwards v = 0, so a one with beta = 2
+/// turns S into S - 2 k k^T S = -S. With beta up to 1 a one can only wipe the state out.
+HandMade delta_parity(const std::string& mixer, double eigenvalue_min) {
+  ModelConfig config = small_config(mixer, 2);
+  config.eigenvalue_min = eigenvalue_min;
+  HandMade made =
+      skeleton("parity, " + mixer + (eigenvalue_min < 0 ? " [-1,1]" : " [0,1]"), 2, config);
+  const bool gated = mixer == "gated_delta_net";
+  const int H = config.nheads(), d_inner = config.d_inner(), K = config.d_state;
+  const int q = 0, k = K, v = 2 * K, gate = v + d_inner, a = gate + d_inner,
+            b = gated ? a + H : gate;
+  const std::vector<double> all(kBosDimension + 1, 1.0);
+  project(made, q, std::vector<double>(all.size(), 4096.0));  // so large that its norm is 1 in fp32
+  project(made, k, std::vector<double>(all.size(), 4096.0));
+  project(made, v, {0, 0, 0, 0, 0, 4});
+  for (int h = 0; h < H; ++h) {
+    project(made, b + h, {-100, 100, 0, 0, 0, 0});
+    if (gated) project(made, a + h, std::vector<double>(all.size(), -1000.0));  // g = 0
+  }
+  if (gated) {
+    for (int row = 0; row < d_inner; ++row)
+      project(made, gate + row, std::vector<double>(all.size(), 3.0));
+  }
   return made;
 }
 
@@ -224,7 +251,10 @@ Findings exact_suite(const SuiteOptions& options, std::vector<ExactReach>* reach
       tasks.push_back({mamba3_counter(modulus, "data_dependent"), fp64, false, modulus <= 5});
     }
     tasks.push_back({mamba2_parity(-1), fp64, false, true});
+    tasks.push_back({delta_parity("gated_delta_net", -1), fp64, false, true});
+    tasks.push_back({delta_parity("delta_net", -1), fp64, false, true});
     tasks.push_back({mamba2_parity(0), fp64, true, false});
+    tasks.push_back({delta_parity("gated_delta_net", 0), fp64, true, false});
     tasks.push_back({mamba3_counter(2, "none"), fp64, true, false});
   }
   std::vector<ExactReach> found_reaches(tasks.size());

@@ -121,29 +121,34 @@ OpCase swiglu_case(const Draw& draw) {
   return c;
 }
 
-OpCase conv_case(const Draw& draw, int T) {
+OpCase conv_case(const Draw& draw, int T, bool bias) {
   const int B = 2, width = 11, begin = 3, channels = 6;
-  OpCase c{"causal_conv1d",
+  OpCase c{bias ? "causal_conv1d" : "causal_conv1d without bias",
            "T=" + std::to_string(T) + " channels=6 of 11",
-           {"x", "weight", "bias"},
-           {draw(0, std::size_t(B) * T * width, -2, 2), draw(1, channels * kConvWidth, -1, 1),
-            draw(2, channels, -1, 1)},
+           {"x", "weight"},
+           {draw(0, std::size_t(B) * T * width, -2, 2), draw(1, channels * kConvWidth, -1, 1)},
            {},
            {}};
+  if (bias) {
+    c.groups.push_back("bias");
+    c.at.push_back(draw(2, channels, -1, 1));
+  }
   c.literal = [=](const auto& x) {
     std::vector<Var> y = x[0];
-    convolve_columns(y, x[1], x[2], B, T, width, begin, channels);
+    convolve_columns(y, x[1], bias ? x[2] : std::vector<Var>(), B, T, width, begin, channels);
     return y;
   };
   c.production = [=, at = c.at](const Engine& e, const std::vector<double>& dy) {
     const CausalConv1dAttrs attrs{begin, channels, kConvWidth};
     const std::vector<OpArray> in = {real_array({B, T, width}, at[0]),
                                      real_array({channels, 1, kConvWidth}, at[1]),
-                                     real_array({channels}, at[2])};
+                                     bias ? real_array({channels}, at[2]) : absent_array()};
     const OpRun back =
         e.run(Op::kCausalConv1dBwd, attrs, {real_array({B, T, width}, dy), in[0], in[1], in[2]});
-    return Answer{e.run(Op::kCausalConv1d, attrs, in).outputs[0].data,
-                  {back.outputs[0].data, back.outputs[1].data, back.outputs[2].data}};
+    Answer answer{e.run(Op::kCausalConv1d, attrs, in).outputs[0].data,
+                  {back.outputs[0].data, back.outputs[1].data}};
+    if (bias) answer.gradients.push_back(back.outputs[2].data);
+    return answer;
   };
   return c;
 }
@@ -176,22 +181,17 @@ OpCase cross_entropy_case(const Draw& draw) {
 /// The scan ops, between the projections: proj, then the mixer's parameters by official name.
 OpCase scan_case(const Draw& draw, const Variant& variant, int batch, int T) {
   const ModelConfig config = variant.config;
-  const bool mamba3 = config.mixer == "mamba3";
-  const int width = mamba3 ? mamba3_attrs(config).d_proj() : mamba2_attrs(config).d_proj();
-  const std::vector<std::string> slots =
-      mamba3 ? std::vector<std::string>{"dt_bias",       "B_bias", "C_bias",     "B_norm.weight",
-                                        "C_norm.weight", "D",      "norm.weight"}
-             : std::vector<std::string>{"dt_bias", "A_log", "D", "norm.weight"};
+  const ScanOp scan = scan_op(config);
   const std::string prefix = "backbone.layers.0.mixer.";
-  OpCase c{(mamba3 ? "mamba3_scan" : "mamba2_scan") + (", " + variant.name),
+  OpCase c{scan.name + ", " + variant.name,
            "batch=" + std::to_string(batch) + " T=" + std::to_string(T),
            {"proj"},
-           {draw(0, std::size_t(batch) * T * width, -2, 2)},
+           {draw(0, std::size_t(batch) * T * scan.d_proj, -2, 2)},
            {},
            {}};
   std::vector<Shape> shapes;
   std::vector<bool> present;
-  for (const std::string& slot : slots) {
+  for (const std::string& slot : scan.slots) {
     present.push_back(false);
     for (const ParameterSpec& spec : parameter_specs(config)) {
       if (spec.name != prefix + slot) continue;
@@ -208,23 +208,22 @@ OpCase scan_case(const Draw& draw, const Variant& variant, int batch, int T) {
   c.literal = [=](const auto& x) {
     Parameters<Var> parameters;
     for (std::size_t i = 1; i < groups.size(); ++i) parameters[groups[i]] = x[i];
-    return mamba3 ? mamba3_inner(config, parameters, "", x[0], batch, T)
-                  : mamba2_inner(config, parameters, "", x[0], batch, T);
+    if (config.mixer == "mamba3") return mamba3_inner(config, parameters, "", x[0], batch, T);
+    if (config.mixer == "mamba2") return mamba2_inner(config, parameters, "", x[0], batch, T);
+    return delta_rule_inner(config, parameters, "", x[0], batch, T);
   };
   c.production = [=, at = c.at](const Engine& e, const std::vector<double>& dy) {
-    std::vector<OpArray> in = {real_array({batch, T, width}, at[0])};
+    std::vector<OpArray> in = {real_array({batch, T, scan.d_proj}, at[0])};
     std::size_t next = 0;
     for (bool there : present) {
       in.push_back(there ? real_array(shapes[next], at[next + 1]) : absent_array());
       next += there;
     }
-    const Attributes attrs =
-        mamba3 ? Attributes(mamba3_attrs(config)) : Attributes(mamba2_attrs(config));
-    const OpRun forward = e.run(mamba3 ? Op::kMamba3Scan : Op::kMamba2Scan, attrs, in);
+    const OpRun forward = e.run(scan.forward, scan.attributes, in);
     std::vector<OpArray> back_in = {real_array({batch, T, config.d_inner()}, dy)};
     back_in.insert(back_in.end(), in.begin(), in.end());
     back_in.insert(back_in.end(), forward.outputs.begin() + 1, forward.outputs.end());
-    const OpRun back = e.run(mamba3 ? Op::kMamba3ScanBwd : Op::kMamba2ScanBwd, attrs, back_in);
+    const OpRun back = e.run(scan.backward, scan.attributes, back_in);
     Answer answer{forward.outputs[0].data, {back.outputs[0].data}};
     for (std::size_t i = 0; i < present.size(); ++i) {
       if (present[i]) answer.gradients.push_back(back.outputs[i + 1].data);
@@ -319,8 +318,10 @@ Findings gradients_suite(const SuiteOptions& options) {
   for (int n : both({1, 7, 64, 129}, {7, 64}))
     add([=](const Draw& d) { return rms_norm_case(d, 13, n); });
   add([](const Draw& d) { return swiglu_case(d); });
-  for (int T : both({1, 2, 3, 4, 5, 33}, {1, 5, 33}))
-    add([=](const Draw& d) { return conv_case(d, T); });
+  for (bool bias : {true, false}) {
+    for (int T : both({1, 2, 3, 4, 5, 33}, {1, 5, 33}))
+      add([=](const Draw& d) { return conv_case(d, T, bias); });
+  }
   add([](const Draw& d) { return cross_entropy_case(d); });
   for (const Variant& variant : scan_variants()) {
     for (int T : both({1, 2, 15, 16, 17, 31, 33, 65}, {1, 17, 33})) {

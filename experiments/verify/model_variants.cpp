@@ -43,7 +43,52 @@ std::vector<Variant> scan_variants() {
       variant(
           "mamba2 [-1,1] recurrent",
           [](ModelConfig& c) { c.mixer = "mamba2", c.eigenvalue_min = -1, c.scan = "recurrent"; }),
+      variant("gated_delta_net", [](ModelConfig& c) { c.mixer = "gated_delta_net"; }),
+      variant("gated_delta_net recurrent",
+              [](ModelConfig& c) { c.mixer = "gated_delta_net", c.scan = "recurrent"; }),
+      variant("gated_delta_net [-1,1]",
+              [](ModelConfig& c) { c.mixer = "gated_delta_net", c.eigenvalue_min = -1; }),
+      variant("gated_delta_net [-1,1] recurrent",
+              [](ModelConfig& c) {
+                c.mixer = "gated_delta_net", c.eigenvalue_min = -1, c.scan = "recurrent";
+              }),
+      variant("gated_delta_net [-1,1] after a convolution",
+              [](ModelConfig& c) {
+                c.mixer = "gated_delta_net", c.eigenvalue_min = -1, c.conv = true;
+              }),
+      variant("delta_net", [](ModelConfig& c) { c.mixer = "delta_net"; }),
+      variant("delta_net [-1,1]",
+              [](ModelConfig& c) { c.mixer = "delta_net", c.eigenvalue_min = -1; }),
+      variant("delta_net [-1,1] recurrent",
+              [](ModelConfig& c) {
+                c.mixer = "delta_net", c.eigenvalue_min = -1, c.scan = "recurrent";
+              }),
   };
+}
+
+ScanOp scan_op(const ModelConfig& config) {
+  if (config.mixer == "mamba3") {
+    const Mamba3ScanAttrs a = mamba3_attrs(config);
+    return {"mamba3_scan",
+            Op::kMamba3Scan,
+            Op::kMamba3ScanBwd,
+            a,
+            a.d_proj(),
+            {"dt_bias", "B_bias", "C_bias", "B_norm.weight", "C_norm.weight", "D", "norm.weight"}};
+  }
+  if (config.mixer == "mamba2") {
+    const Mamba2ScanAttrs a = mamba2_attrs(config);
+    return {"mamba2_scan",      Op::kMamba2Scan,
+            Op::kMamba2ScanBwd, a,
+            a.d_proj(),         {"dt_bias", "A_log", "D", "norm.weight"}};
+  }
+  const GatedDeltaScanAttrs a = gated_delta_attrs(config);
+  return {"gated_delta_scan",
+          Op::kGatedDeltaScan,
+          Op::kGatedDeltaScanBwd,
+          a,
+          a.d_proj(),
+          {"dt_bias", "A_log", "norm.weight"}};
 }
 
 std::vector<Variant> model_variants() {
@@ -63,6 +108,14 @@ std::vector<Variant> model_variants() {
               [](ModelConfig& c) {
                 c.mixer = "mamba2", c.eigenvalue_min = -1, c.n_layers = 2, c.mlp = "swiglu";
               }),
+      variant("gated_delta_net", [](ModelConfig& c) { c.mixer = "gated_delta_net"; }),
+      variant("gated_delta_net [-1,1], conv, 2 layers, SwiGLU",
+              [](ModelConfig& c) {
+                c.mixer = "gated_delta_net", c.eigenvalue_min = -1, c.conv = true, c.n_layers = 2,
+                c.mlp = "swiglu";
+              }),
+      variant("delta_net [-1,1]",
+              [](ModelConfig& c) { c.mixer = "delta_net", c.eigenvalue_min = -1; }),
   };
 }
 

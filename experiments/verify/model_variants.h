@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/op.h"
 #include "models/model.h"
 
 namespace statelab::verify {
@@ -15,6 +16,16 @@ struct Variant {
 
 /// Mixers whose scan differs: 4 heads in 2 groups, chunks of 16 tokens.
 std::vector<Variant> scan_variants();
+/// The op between the projections of a mixer.
+struct ScanOp {
+  std::string name;  ///< "mamba3_scan"
+  Op forward{}, backward{};
+  Attributes attributes;
+  int d_proj = 0;
+  std::vector<std::string> slots;  ///< operands after proj by the parameter's name in the mixer
+};
+ScanOp scan_op(const ModelConfig& config);
+
 /// Whole models: the scans' switches again, with convolution, SwiGLU, tied head, padding and more
 /// layers.
 std::vector<Variant> model_variants();

@@ -24,6 +24,7 @@ Engine cuda_engine(int device) {
     Attributes fitted = attributes;
     fit_chunks<Mamba3ScanAttrs>(fitted);
     fit_chunks<Mamba2ScanAttrs>(fitted);
+    fit_chunks<GatedDeltaScanAttrs>(fitted);
     const std::lock_guard lock(busy);
     return run_op_cuda(op, fitted, {in}, Precision::kFp32, device)[0];
   };

@@ -1,4 +1,4 @@
-// causal_conv1d: pre[t] = b + sum_j w[j] x[t - W + 1 + j] per channel, y = SiLU(pre); other channels pass unchanged.
+// causal_conv1d: pre[t] = [b] + sum_j w[j] x[t - W + 1 + j] per channel, y = SiLU(pre); other channels pass unchanged.
 #include <cmath>
 #include <cstring>
 
@@ -22,12 +22,16 @@ void transpose_taps(const S* weight, int channels, int width, S* taps) {
   }
 }
 
-/// Pre-activation of one token into `pre` (C).
+/// Pre-activation of one token into `pre` (C); bias may be null.
 template <class S>
 void convolve(const Attrs& a, const S* x_b, int width_x, int t, const S* taps, const S* bias,
               S* pre) {
   auto p = row(pre, a.channels);
-  p = row(bias, a.channels);
+  if (bias != nullptr) {
+    p = row(bias, a.channels);
+  } else {
+    p.setZero();
+  }
   for (int j = 0; j < a.width; ++j) {
     const int u = t - a.width + 1 + j + (STATELAB_FAULT(conv_looks_ahead) ? 1 : 0);
     if (u >= 0 && u <= t)

@@ -9,6 +9,7 @@
 #include "kernels/cpu/eigen.h"
 #include "kernels/cpu/kernel.h"
 #include "kernels/cpu/scan_chunk.h"
+#include "kernels/cpu/scratch_arrays.h"
 
 namespace statelab::cpu {
 
@@ -40,21 +41,6 @@ struct Mamba3Inputs {
         C_norm(call.in[first + 5].at<const S>(member)),
         D(call.in[first + 6].at<const S>(member)),
         norm(call.in[first + 7].at<const S>(member)) {}
-};
-
-/// Hands out consecutive aligned arrays of a scratch block.
-template <class S>
-class ScratchArrays {
- public:
-  explicit ScratchArrays(S* p) : p_(p) {}
-  S* take(int64_t elements) {
-    S* out = p_;
-    p_ += padded(elements);
-    return out;
-  }
-
- private:
-  S* p_;
 };
 
 /// Step quantities of one head over a chunk's tokens and one more (for the lookahead weight). All arrays (L + 1, padded).

@@ -45,15 +45,40 @@ constexpr int kTriangleRows = 32;  // products of triangular results go by row b
 
 /// T (Lc, Lc), lower triangular with ones on the diagonal; zero above.
 template <class S>
-void build_decay(const Chunk<S>& c, S* decay) {
-  const int L = c.length;
+void build_decay(const S* alpha, int L, S* decay) {
   for (int i = 0; i < L; ++i) {
     S* ri = decay + static_cast<int64_t>(i) * L;
     const S* rp = ri - L;
-    const S alpha_i = c.alpha[i];
+    const S alpha_i = alpha[i];
     for (int j = 0; j < i; ++j) ri[j] = alpha_i * rp[j];
     ri[i] = S(1);
     for (int j = i + 1; j < L; ++j) ri[j] = S(0);
+  }
+}
+
+/// dalpha (Lc) through T_ij = alpha_i T_{i-1,j}, backwards. ddecay (Lc, Lc) holds the cotangent of T below the diagonal and
+/// becomes the running one.
+template <class S>
+void decay_backward(const S* alpha, const S* decay, S* ddecay, int L, S* dalpha) {
+  for (int i = L - 1; i >= 1; --i) {
+    const S* di = ddecay + static_cast<int64_t>(i) * L;
+    S* dp = ddecay + static_cast<int64_t>(i - 1) * L;
+    const S* prev = decay + static_cast<int64_t>(i - 1) * L;
+    const S alpha_i = alpha[i];
+    dalpha[i] = (row(di, i) * row(prev, i)).sum();
+    for (int j = 0; j < i - 1; ++j) dp[j] += alpha_i * di[j];
+  }
+  dalpha[0] = S(0);
+}
+
+/// dalpha (Lc) gains what comes through the prefix T_i = alpha_i T_{i-1}, T_{-1} = 1, whose cotangent is dprefix (Lc).
+template <class S>
+void prefix_backward(const S* alpha, const S* prefix, const S* dprefix, int L, S* dalpha) {
+  S running = S(0);
+  for (int i = L - 1; i >= 0; --i) {
+    running += dprefix[i];
+    dalpha[i] += running * (i > 0 ? prefix[i - 1] : S(1));
+    running *= alpha[i];
   }
 }
 
@@ -97,7 +122,7 @@ void add_lower_transposed_times(S* out, int64_t out_stride, const S* m, const S*
 template <class S>
 void chunk_forward(const Chunk<S>& c, ChunkScratch<S> t, S* o, int64_t o_stride, S* state_out) {
   const int L = c.length;
-  build_decay(c, t.decay);
+  build_decay(c.alpha, L, t.decay);
   lower_product(t.score, c.q, c.N, c.k, c.N, L, c.N);
   for (int i = 0; i < L; ++i) {
     S* wi = t.weight + static_cast<int64_t>(i) * L;
@@ -153,7 +178,7 @@ template <class S>
 void chunk_backward(const Chunk<S>& c, ChunkScratch<S> t, const S* dout, int64_t dout_stride,
                     const ChunkGradients<S>& g) {
   const int L = c.length;
-  build_decay(c, t.decay);
+  build_decay(c.alpha, L, t.decay);
   lower_product(t.score, c.q, c.N, c.k, c.N, L, c.N);                  // K_ij = q_i . k_j
   lower_product(t.cross, dout, dout_stride, c.x, c.x_stride, L, c.P);  // M_ij = do_i . x_j
   for (int i = 0; i < L; ++i) g.ddiag[i] = t.cross[static_cast<int64_t>(i) * L + i];
@@ -208,18 +233,9 @@ void chunk_backward(const Chunk<S>& c, ChunkScratch<S> t, const S* dout, int64_t
     S* dlast = t.cross + static_cast<int64_t>(L - 1) * L;
     for (int j = 0; j < L - 1; ++j) dlast[j] += c.w[j] * x_dstate.row(j).dot(k.row(j));
   }
-  // Through T_ij = alpha_i T_{i-1,j}, backwards; t.cross becomes the running dT.
-  for (int i = L - 1; i >= 1; --i) {
-    const S* di = t.cross + static_cast<int64_t>(i) * L;
-    S* dp = t.cross + static_cast<int64_t>(i - 1) * L;
-    const S* prev = t.decay + static_cast<int64_t>(i - 1) * L;
-    const S alpha_i = c.alpha[i];
-    g.dalpha[i] = (row(di, i) * row(prev, i)).sum();
-    for (int j = 0; j < i - 1; ++j) dp[j] += alpha_i * di[j];
-  }
-  g.dalpha[0] = S(0);
+  decay_backward(c.alpha, t.decay, t.cross, L, g.dalpha);
   if (c.state_in != nullptr) {
-    // T_i = alpha_i T_{i-1}, T_{-1} = 1: dq, dalpha and the state's cotangent.
+    // Through the prefix: dq and dalpha.
     const auto state = matrix(c.state_in, c.P, c.N, c.N);
     auto dout_state = (matrix(dout, L, c.P, dout_stride) * state).eval();  // (L, N): do_i^T S_in
     S carried = S(1);
@@ -234,12 +250,7 @@ void chunk_backward(const Chunk<S>& c, ChunkScratch<S> t, const S* dout, int64_t
     if (!g.dstate_is_zero)
       dprefix[L - 1] +=
           (matrix(static_cast<const S*>(g.dstate), c.P, c.N, c.N).cwiseProduct(state)).sum();
-    S running = S(0);
-    for (int i = L - 1; i >= 0; --i) {
-      running += dprefix[i];
-      g.dalpha[i] += running * (i > 0 ? prefix[i - 1] : S(1));
-      running *= c.alpha[i];
-    }
+    prefix_backward(c.alpha, prefix.data(), dprefix.data(), L, g.dalpha);
   }
   if (g.need_dstate_in) {
     auto dstate = matrix(g.dstate, c.P, c.N, c.N);

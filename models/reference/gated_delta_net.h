@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "models/model_config.h"
 #include "models/reference/primitives.h"
 
 namespace statelab::reference {
@@ -57,8 +58,9 @@ struct GatedDeltaNetShape {
   double norm_epsilon = kNormEpsilon;
 };
 
-/// The whole mixer with short convolutions and output gate; u and the result (batch, seqlen,
-/// d_model).
+/// The layer as its authors wire it, with their parameter names: a projection and a convolution
+/// each for q, k and v, output gate, a head of q and k per head of v; u and the result (batch,
+/// seqlen, d_model).
 template <class S>
 std::vector<S> gated_delta_net_block(const GatedDeltaNetShape& shape,
                                      const Parameters<S>& parameters, const std::string& prefix,
@@ -114,6 +116,84 @@ std::vector<S> gated_delta_net_block(const GatedDeltaNetShape& shape,
     }
   }
   return linear(y, get("o_proj.weight", std::size_t(d) * H * V), rows, H * V, d);
+}
+
+/// Everything between the convolution and out_proj of gated_delta_net and delta_net:
+///   proj (batch, seqlen, d_proj) = [q G*K | k G*K | v H*V | gate H*V | a H | b H]
+/// and the result (batch, seqlen, d_inner). Head h reads q and k of group h div (H / G). delta_net
+/// has neither gate nor a: g = 0, and the norm alone follows the rule. Without a convolution, which
+/// applies it, SiLU of q, k and v happens here.
+template <class S>
+std::vector<S> delta_rule_inner(const ModelConfig& config, const Parameters<S>& parameters,
+                                const std::string& prefix, const std::vector<S>& proj, int batch,
+                                int seqlen) {
+  using std::exp;
+  const bool gated = config.mixer == "gated_delta_net";
+  const int H = config.nheads(), G = config.ngroups, K = config.d_state, V = config.headdim;
+  const int v0 = 2 * G * K, gate0 = v0 + H * V, a0 = gate0 + H * V, b0 = gated ? a0 + H : gate0,
+            d_proj = b0 + H;
+  const auto get = [&](const char* name, std::size_t elements) -> const std::vector<S>& {
+    return parameter(parameters, prefix + name, elements);
+  };
+  const auto& norm = get("norm.weight", V);
+  const auto act = [&](const S& x) { return config.conv ? x : silu(x); };
+  std::vector<S> y(std::size_t(batch) * seqlen * H * V);
+  for (int b = 0; b < batch; ++b) {
+    for (int h = 0; h < H; ++h) {
+      const int group = h / (H / G);
+      GatedDeltaInputs<S> in;
+      in.seqlen = seqlen, in.key_dim = K, in.value_dim = V;
+      in.beta_max = config.eigenvalue_min < 0 ? 2 : 1;
+      for (int t = 0; t < seqlen; ++t) {
+        const S* row = &proj[(std::size_t(b) * seqlen + t) * d_proj];
+        for (int i = 0; i < K; ++i) {
+          in.q.push_back(act(row[group * K + i]));
+          in.k.push_back(act(row[(G + group) * K + i]));
+        }
+        for (int j = 0; j < V; ++j) in.v.push_back(act(row[v0 + h * V + j]));
+        in.b.push_back(row[b0 + h]);
+        in.g.push_back(gated ? -exp(get("A_log", H)[h]) *
+                                   softplus(S(row[a0 + h] + get("dt_bias", H)[h]))
+                             : S(0));
+      }
+      const std::vector<S> o = gated_delta_rule(in);
+      for (int t = 0; t < seqlen; ++t) {
+        const std::size_t at = std::size_t(b) * seqlen + t;
+        const S* o_t = &o[std::size_t(t) * V];
+        S* y_t = &y[(at * H + h) * V];
+        if (gated) {
+          gated_rms_norm_before(o_t, &proj[at * d_proj + gate0 + h * V], norm.data(), V, V, y_t);
+        } else {
+          rms_norm(o_t, norm.data(), V, y_t);
+        }
+      }
+    }
+  }
+  return y;
+}
+
+/// The whole mixer of the production model: in_proj, q, k, v = silu(conv(q, k, v)) where there is a
+/// convolution (it has no bias), delta_rule_inner, out_proj. u and the result (batch, seqlen,
+/// d_model).
+template <class S>
+std::vector<S> delta_rule_block(const ModelConfig& config, const Parameters<S>& parameters,
+                                const std::string& prefix, const std::vector<S>& u, int batch,
+                                int seqlen) {
+  const bool gated = config.mixer == "gated_delta_net";
+  const int d = config.d_model, d_inner = config.d_inner(), H = config.nheads(),
+            d_conv = 2 * config.ngroups * config.d_state + d_inner,
+            d_proj = d_conv + (gated ? d_inner + 2 * H : H);
+  const auto get = [&](const char* name, std::size_t elements) -> const std::vector<S>& {
+    return parameter(parameters, prefix + name, elements);
+  };
+  std::vector<S> proj =
+      linear(u, get("in_proj.weight", std::size_t(d_proj) * d), batch * seqlen, d, d_proj);
+  if (config.conv) {
+    convolve_columns(proj, get("conv1d.weight", std::size_t(d_conv) * kConvWidth), {}, batch,
+                     seqlen, d_proj, 0, d_conv);
+  }
+  const std::vector<S> y = delta_rule_inner(config, parameters, prefix, proj, batch, seqlen);
+  return linear(y, get("out_proj.weight", std::size_t(d) * d_inner), batch * seqlen, d_inner, d);
 }
 
 }  // namespace statelab::reference

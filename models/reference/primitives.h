@@ -118,7 +118,7 @@ std::vector<S> causal_conv_silu(const std::vector<S>& x, const S* w, const S* bi
 }
 
 /// causal_conv_silu on columns [begin, begin + channels) of x (batch, seqlen, width), in place; the
-/// others stay.
+/// others stay. An empty bias is zero.
 template <class S>
 void convolve_columns(std::vector<S>& x, const std::vector<S>& w, const std::vector<S>& bias,
                       int batch, int seqlen, int width, int begin, int channels) {
@@ -128,7 +128,7 @@ void convolve_columns(std::vector<S>& x, const std::vector<S>& w, const std::vec
       const S* row = &x[(std::size_t(b) * seqlen + t) * width + begin];
       part.insert(part.end(), row, row + channels);
     }
-    part = causal_conv_silu(part, w.data(), bias.data(), seqlen, channels);
+    part = causal_conv_silu(part, w.data(), bias.empty() ? nullptr : bias.data(), seqlen, channels);
     for (int t = 0; t < seqlen; ++t) {
       for (int c = 0; c < channels; ++c) {
         x[(std::size_t(b) * seqlen + t) * width + begin + c] = part[std::size_t(t) * channels + c];

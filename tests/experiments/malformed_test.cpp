@@ -75,8 +75,8 @@ const std::vector<Case>& cases() {
        {"s.yaml:1:9: seeds: a seed must be an integer in [0, 4294967295], is 4294967296"}},
       {"BadChoice",
        "base: { model.mixer: mamba4 }\n",
-       {"s.yaml:1:22: model.mixer: must be one of mamba3 | mamba2, is mamba4, did you mean "
-        "mamba3?"}},
+       {"s.yaml:1:22: model.mixer: must be one of mamba3 | mamba2 | gated_delta_net | delta_net "
+        "| lstm, is mamba4, did you mean mamba3?"}},
       {"DuplicateKey",
        "base:\n  train:\n    batch: 1\n    batch: 2\n",
        {"s.yaml:4:5: base.train.batch: duplicate key, first at line 3: remove one of the two"}},

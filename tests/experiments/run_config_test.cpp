@@ -56,7 +56,7 @@ TEST(RunConfig, CanonicalJsonRoundTripsForEveryField) {
   const RunConfig start = checked_default();
   for (const Field& f : fields()) {
     RunConfig run = start;
-    if (f.mixer == "mamba2") run.model.mixer = "mamba2";
+    if (!f.mixers.empty()) run.model.mixer = f.mixers.front();
     const Value value = other_value(f, run);
     ASSERT_TRUE(check(f, value).empty()) << f.key << ' ' << to_canonical_json(value);
     f.set(run, value);
@@ -70,7 +70,7 @@ TEST(RunConfig, EveryFieldChangesTheRunId) {
   for (const Field& f : fields()) {
     if (f.choices.size() == 1) continue;
     RunConfig run = checked_default();
-    if (!f.mixer.empty()) run.model.mixer = f.mixer;
+    if (!f.mixers.empty()) run.model.mixer = f.mixers.front();
     if (f.key.rfind("train.schedule.", 0) == 0) run.train.curriculum.push_back({10, {3, 80}});
     if (f.key == "model.d_intermediate") run.model.mlp = "swiglu";
     RunConfig other = run;
@@ -118,6 +118,13 @@ TEST(RunConfig, WhatTheMixerNeverReadsDoesNotTellRunsApart) {
   EXPECT_EQ(run_id(a), run_id(b));
   a.model.mixer = b.model.mixer = "mamba3";
   EXPECT_NE(run_id(a), run_id(b));
+  a.model.mixer = b.model.mixer = "gated_delta_net";
+  EXPECT_EQ(run_id(a), run_id(b));
+  for (const char* mixer : {"mamba2", "gated_delta_net", "delta_net"}) {  // several may read one
+    a.model.mixer = b.model.mixer = mixer;
+    b.model.eigenvalue_min = -1;
+    EXPECT_NE(run_id(a), run_id(b)) << mixer;
+  }
 }
 
 TEST(RunConfig, GroupsDifferInTheSeedOnly) {

@@ -69,8 +69,23 @@ Case mamba2_case(const std::string& name, int seqlen, bool negative, bool chunke
           in,   {0, 1, 2, 3, 4}, {0, 1, 2, 3, 4},    scan_operands};
 }
 
+/// One with head dimension 3 of values, 5 of keys; the absent operands follow the attributes.
+Case gated_delta_case(const std::string& name, int seqlen, void (*change)(GatedDeltaScanAttrs&)) {
+  GatedDeltaScanAttrs a;
+  a.nheads = 2, a.headdim = 3, a.d_state = 5, a.chunk_size = 4, a.beta_max = 2;
+  change(a);
+  const int n = a.nheads;
+  const Arrays in = {random_array(name + "proj", {2, seqlen, a.d_proj()}, -1.5, 1.5),
+                     a.decay ? random_array(name + "dt", {n}) : absent_array(),
+                     a.decay ? random_array(name + "A", {n}) : absent_array(),
+                     random_array(name + "norm", {a.headdim}, 0.5, 1.5)};
+  const std::vector<int> wrt = a.decay ? std::vector{0, 1, 2, 3} : std::vector{0, 3};
+  return {name, Op::kGatedDeltaScan, Op::kGatedDeltaScanBwd, a, in, wrt, wrt, scan_operands};
+}
+
 std::vector<Case> cases() {
   using A = Mamba3ScanAttrs;
+  using D = GatedDeltaScanAttrs;
   std::vector<Case> out;
   out.push_back(
       {"Embedding",
@@ -128,6 +143,14 @@ std::vector<Case> cases() {
        {0, 1, 2},
        {0, 1, 2},
        cotangent_then_inputs});
+  out.push_back({"CausalConv1dWithoutBias",
+                 Op::kCausalConv1d,
+                 Op::kCausalConv1dBwd,
+                 CausalConv1dAttrs{0, 5, 4},
+                 {random_array("x", {2, 7, 9}), random_array("w", {5, 1, 4}), absent_array()},
+                 {0, 1},
+                 {0, 1},
+                 cotangent_then_inputs});
   std::vector<int32_t> targets = testing_support::integers("targets", 12, 4);
   targets[3] = targets[7] = -1;
   out.push_back({"CrossEntropy",
@@ -166,6 +189,28 @@ std::vector<Case> cases() {
   out.push_back(mamba2_case("Mamba2Signed", 6, true, true, 1));
   out.push_back(mamba2_case("Mamba2SignedRecurrentGroups", 6, true, false, 2));
   out.push_back(mamba2_case("Mamba2Recurrent", 6, false, false, 1));
+  for (int seqlen : {1, 2, 4, 5, 11}) {
+    out.push_back(gated_delta_case("GatedDeltaSeqlen" + std::to_string(seqlen), seqlen, [](D&) {}));
+  }
+  for (int seqlen : {31, 33, 65}) {  // around the borders of longer chunks, smaller otherwise
+    out.push_back(gated_delta_case("GatedDeltaSeqlen" + std::to_string(seqlen), seqlen, [](D& a) {
+      a.nheads = 1, a.headdim = 2, a.d_state = 2, a.chunk_size = 32;
+    }));
+  }
+  out.push_back(gated_delta_case("GatedDeltaBetaUpTo1", 6, [](D& a) { a.beta_max = 1; }));
+  out.push_back(gated_delta_case("GatedDeltaRecurrent", 6, [](D& a) { a.chunked = false; }));
+  out.push_back(gated_delta_case("GatedDeltaChunkOfOneToken", 6, [](D& a) { a.chunk_size = 1; }));
+  out.push_back(gated_delta_case("GatedDeltaGroups", 6, [](D& a) { a.nheads = 4, a.ngroups = 2; }));
+  out.push_back(gated_delta_case("GatedDeltaRecurrentGroups", 6,
+                                 [](D& a) { a.nheads = 4, a.ngroups = 2, a.chunked = false; }));
+  out.push_back(gated_delta_case("GatedDeltaActivates", 6, [](D& a) { a.activate = true; }));
+  out.push_back(gated_delta_case("GatedDeltaNoGate", 6, [](D& a) { a.gate = false; }));
+  out.push_back(gated_delta_case("GatedDeltaNoDecay", 6, [](D& a) { a.decay = false; }));
+  out.push_back(gated_delta_case("DeltaNet", 9, [](D& a) { a.decay = a.gate = false; }));
+  out.push_back(gated_delta_case("DeltaNetRecurrentActivatesGroups", 9, [](D& a) {
+    a.nheads = 4, a.ngroups = 2;
+    a.decay = a.gate = a.chunked = false, a.activate = true;
+  }));
   return out;
 }
 
@@ -245,6 +290,15 @@ TEST_P(ScanSeqlen, ChunkedEqualsRecurrentForwardAndBackward) {
   };
   compare(Op::kMamba3Scan, Op::kMamba3ScanBwd, a, in);
   compare(Op::kMamba2Scan, Op::kMamba2ScanBwd, b, in2);
+  GatedDeltaScanAttrs g;
+  g.nheads = 2, g.headdim = 16, g.d_state = 16, g.beta_max = 2;
+  compare(Op::kGatedDeltaScan, Op::kGatedDeltaScanBwd, g,
+          {random_array(text, {1, T, g.d_proj()}, -1.5, 1.5), random_array("dt", {2}, -3, -2),
+           random_array("A", {2}), random_array("n", {16}, .5, 1.5)});
+  g.decay = g.gate = false;  // nothing forgets: errors of all tokens stay in the state
+  compare(Op::kGatedDeltaScan, Op::kGatedDeltaScanBwd, g,
+          {random_array(text, {1, T, g.d_proj()}, -1.5, 1.5), absent_array(), absent_array(),
+           random_array("n", {16}, .5, 1.5)});
 }
 
 INSTANTIATE_TEST_SUITE_P(Op, ScanSeqlen, ::testing::Values(1, 2, 31, 32, 33, 63, 65, 129, 151),
@@ -414,6 +468,24 @@ TEST(Op, ShapeRulesRefuseWithTheActualShapes) {
   a.ngroups = 2;
   EXPECT_EQ(message(Op::kMamba3Scan, a, {x, x, x, x, x, x, x, x}),
             "[mamba3_scan] ngroups must divide nheads: 2 and 1");
+  GatedDeltaScanAttrs g;
+  g.nheads = 3, g.ngroups = 2, g.headdim = 2, g.d_state = 2;
+  const OpArray proj = random_array("p", {2, 3, g.d_proj()}), heads = random_array("h", {3}),
+                norm = random_array("n", {2});
+  EXPECT_EQ(message(Op::kGatedDeltaScan, g, {proj, heads, heads, norm}),
+            "[gated_delta_scan] ngroups must divide nheads: 2 and 3");
+  g.ngroups = 1;
+  EXPECT_EQ(message(Op::kGatedDeltaScan, g, {proj, heads, heads, norm}),
+            "[gated_delta_scan] proj must be (batch, seqlen, 22), is (2, 3, 26)");
+  const OpArray fits = random_array("p", {2, 3, 22});
+  EXPECT_EQ(message(Op::kGatedDeltaScan, g, {fits, absent_array(), heads, norm}),
+            "[gated_delta_scan] operand dt_bias is missing");
+  EXPECT_EQ(message(Op::kGatedDeltaScan, g, {fits, heads, heads, heads}),
+            "[gated_delta_scan] norm must be (2), is (3)");
+  g.decay = false;
+  EXPECT_EQ(
+      message(Op::kGatedDeltaScan, g, {random_array("p", {2, 3, 19}), absent_array(), heads, norm}),
+      "[gated_delta_scan] A_log is given, but there is no decay");
 }
 
 }  // namespace

@@ -53,6 +53,8 @@ inline CohortShape shape_of(const std::string& mixer) {
   s.model.rope_fraction = 1;
   s.model.chunk_size = 8;
   s.model.n_layers = 2;
+  if (mixer == "gated_delta_net" || mixer == "delta_net") s.model.eigenvalue_min = -1;
+  s.model.conv = mixer == "gated_delta_net";
   s.batch = 37;
   s.stages = {{6, 7}, {8, 13}};
   s.schedule.reset_optimizer = true;

@@ -146,6 +146,57 @@ TEST(ProductionMamba2Scan, ReproducesGoldenOutputsAndGradientsInBothEigenvalueRa
   }
 }
 
+/// The norm is made the identity (eps so large that it is a constant that its weight undoes) and the gate left out. The
+/// golden rule takes the log decay g itself; here g = -softplus(a), so a is solved for.
+TEST(ProductionGatedDeltaScan, ReproducesGoldenOutputsAndGradientsForBothBetaRanges) {
+  const int T = 7, K = 4, V = 3;
+  const auto q = sine_fill(.1, T * K), k = sine_fill(.2, T * K), v = sine_fill(.3, T * V),
+             b = sine_fill(.6, T), g = sine_fill(.4, T, .25, -.3);
+  std::vector<double> proj;
+  for (int t = 0; t < T; ++t) {
+    auto append = [&](const std::vector<double>& x, int n) {
+      proj.insert(proj.end(), x.begin() + t * n, x.begin() + (t + 1) * n);
+    };
+    append(q, K);
+    append(k, K);
+    append(v, V);
+    proj.push_back(inverse_softplus(-g[size_t(t)]));
+    proj.push_back(b[size_t(t)]);
+  }
+  for (const bool negative : {false, true}) {
+    for (const Algorithm& algorithm : kAlgorithms) {
+      GatedDeltaScanAttrs at;
+      at.nheads = 1, at.headdim = V, at.d_state = K, at.beta_max = negative ? 2 : 1;
+      at.gate = false, at.eps = 1e30;
+      at.chunked = algorithm.chunked, at.chunk_size = algorithm.chunk_size;
+      const Arrays in = {real_array({1, T, at.d_proj()}, proj), real_array({1}, {0}),
+                         real_array({1}, {0}), real_array({V}, filled(V, 1e15))};
+      const OpRun forward = run_op<double>(Op::kGatedDeltaScan, at, in);
+      for (const size_t output : {0, 1}) {
+        golden::expect_output(forward.outputs[output].data,
+                              negative ? golden::kGatedDeltaSigned : golden::kGatedDelta);
+      }
+      Arrays backward_in = {real_array({1, T, V}, loss_weights(T * V))};
+      backward_in.insert(backward_in.end(), in.begin(), in.end());
+      backward_in.insert(backward_in.end(), forward.outputs.begin() + 1, forward.outputs.end());
+      const auto d = run_op<double>(Op::kGatedDeltaScanBwd, at, backward_in).outputs;
+      auto dg = columns(d[0], 2 * K + V, 1);
+      double da_sum = 0, dA_log = 0;
+      for (size_t t = 0; t < T; ++t) {
+        da_sum += dg[t];
+        dg[t] /= -sigmoid(inverse_softplus(-g[t]));
+        dA_log += dg[t] * g[t];
+      }
+      golden::expect_gradients(
+          {columns(d[0], 0, K), columns(d[0], K, K), columns(d[0], 2 * K, V),
+           columns(d[0], 2 * K + V + 1, 1), dg},
+          negative ? golden::kGatedDeltaSignedGradients : golden::kGatedDeltaGradients);
+      golden::expect_close(d[1].data[0], da_sum, "dt_bias");
+      golden::expect_close(d[2].data[0], dA_log, "A_log");
+    }
+  }
+}
+
 TEST(ProductionMamba3Block, ReproducesGoldenOutputsAndGradients) {
   const int d_model = 4, T = 6, N = 8;
   for (const Algorithm& algorithm : kAlgorithms) {

@@ -88,6 +88,38 @@ std::vector<Case> cases() {
          c.n_layers = 2;
        })},
   };
+  const auto delta = [&](const char* name, void (*change)(ModelConfig&)) {
+    ModelConfig c = small([](C& x) {
+      x.mixer = "gated_delta_net";
+      x.eigenvalue_min = -1;
+    });
+    change(c);
+    out.push_back({name, c});
+  };
+  delta("GatedDeltaNet", [](C&) {});
+  delta("GatedDeltaNetRecurrent", [](C& c) { c.scan = "recurrent"; });
+  delta("GatedDeltaNetOneChunk", [](C& c) { c.chunk_size = 64; });
+  delta("GatedDeltaNetChunkOfOneToken", [](C& c) { c.chunk_size = 1; });
+  delta("GatedDeltaNetConv", [](C& c) { c.conv = true; });
+  delta("GatedDeltaNetUnsigned", [](C& c) { c.eigenvalue_min = 0; });
+  delta("GatedDeltaNetTwoGroups", [](C& c) { c.ngroups = 2; });
+  delta("GatedDeltaNetGroupsConvSwigluTwoLayers", [](C& c) {
+    c.ngroups = 4;
+    c.conv = true;
+    c.mlp = "swiglu";
+    c.n_layers = 2;
+  });
+  delta("DeltaNet", [](C& c) { c.mixer = "delta_net"; });
+  delta("DeltaNetRecurrent", [](C& c) {
+    c.mixer = "delta_net";
+    c.scan = "recurrent";
+  });
+  delta("DeltaNetUnsignedConvGroups", [](C& c) {
+    c.mixer = "delta_net";
+    c.eigenvalue_min = 0;
+    c.conv = true;
+    c.ngroups = 2;
+  });
   out.push_back({"OneToken", small([](C&) {}), 1, 1});
   out.push_back({"LongerThanManyChunks", small([](C& c) { c.headdim = 12; }), 1, 37});
   out.push_back({"Mamba2OneToken", small([](C& c) { c.mixer = "mamba2"; }), 1, 1});
@@ -101,6 +133,13 @@ std::vector<Case> cases() {
                  })});
   out.push_back({"LstmManySequences", small([](C& c) { c.mixer = "lstm", c.expand = 1; }), 19, 4});
   out.push_back({"LstmOneToken", small([](C& c) { c.mixer = "lstm"; }), 1, 1});
+  out.push_back({"GatedDeltaNetOneToken", small([](C& c) { c.mixer = "gated_delta_net"; }), 1, 1});
+  out.push_back({"DeltaNetLongerThanManyChunks", small([](C& c) {
+                   c.mixer = "delta_net";
+                   c.eigenvalue_min = -1;
+                   c.headdim = 12;
+                 }),
+                 1, 37});
   return out;
 }
 
@@ -159,7 +198,7 @@ INSTANTIATE_TEST_SUITE_P(Model, Against, ::testing::ValuesIn(cases()),
                          [](const auto& p) { return p.param.name; });
 
 TEST(Model, FloatFollowsDoubleTo1em4) {
-  for (const char* mixer : {"mamba3", "mamba2", "lstm"}) {
+  for (const char* mixer : {"mamba3", "mamba2", "gated_delta_net", "delta_net", "lstm"}) {
     ModelConfig c;
     c.mixer = mixer;
     c.vocab_size = 5;
@@ -226,6 +265,32 @@ TEST(Model, AnLstmHasTheMatricesOfOneLayerAndNoHeads) {
   EXPECT_EQ(validate(c)[0].field, "eigenvalue_range");
 }
 
+TEST(Model, ParametersOfTheDeltaRulesFollowTheirSwitches) {
+  ModelConfig c;
+  c.mixer = "gated_delta_net";
+  c.vocab_size = 3;
+  c.ngroups = 2;  // 2 heads
+  c.conv = true;
+  const auto mixer_lines = [](const ModelConfig& config) {
+    std::vector<std::string> lines;
+    for (const auto& s : parameter_specs(config)) {
+      const std::string prefix = "backbone.layers.0.mixer.";
+      if (s.name.starts_with(prefix))
+        lines.push_back(s.name.substr(prefix.size()) + " " + s.shape.text());
+    }
+    return lines;
+  };
+  EXPECT_EQ(mixer_lines(c),
+            (std::vector<std::string>{"in_proj.weight (516, 64)", "conv1d.weight (384, 1, 4)",
+                                      "dt_bias (2)", "A_log (2)", "norm.weight (64)",
+                                      "out_proj.weight (64, 128)"}));
+  c.conv = false;
+  c.mixer = "delta_net";  // neither gate nor decay
+  EXPECT_EQ(mixer_lines(c),
+            (std::vector<std::string>{"in_proj.weight (386, 64)", "norm.weight (64)",
+                                      "out_proj.weight (64, 128)"}));
+}
+
 TEST(Model, MlpHiddenSizeRoundsUpTo128) {
   ModelConfig c;
   c.mlp = "swiglu";
@@ -245,7 +310,7 @@ TEST(Model, WeightDecayExemptsBiasesNormsAndScanParameters) {
   c.conv = true;
   c.mlp = "swiglu";
   c.out_norm = "rms";
-  for (const char* mixer : {"mamba3", "mamba2"}) {
+  for (const char* mixer : {"mamba3", "mamba2", "gated_delta_net", "delta_net"}) {
     c.mixer = mixer;
     for (const auto& s : parameter_specs(c)) {
       const bool matrix = s.name.ends_with("proj.weight") || s.name.ends_with("embedding.weight") ||
@@ -285,6 +350,23 @@ TEST(Model, InitialValuesFollowTheirDistributions) {
   }
 }
 
+TEST(Model, GatedDeltaNetStartsWithDecayRatesFromZeroTo16) {
+  ModelConfig c;
+  c.mixer = "gated_delta_net";
+  c.d_model = 4096;  // 128 heads
+  double lowest = 16, highest = 0;
+  for (const auto& spec : parameter_specs(c)) {
+    if (!spec.name.ends_with("A_log")) continue;
+    for (double x : initial_values(spec, c, 11)) {
+      lowest = std::min(lowest, std::exp(x));
+      highest = std::max(highest, std::exp(x));
+    }
+  }
+  EXPECT_LT(lowest, 0.8);  // Mamba-2's begin at 1; 128 draws miss [0, 0.8) in 1 of 700 seeds
+  EXPECT_GT(highest, 15.2);
+  EXPECT_LE(highest, 16);
+}
+
 TEST(Model, ImpossibleConfigurationsAreNamedWithTheirValue) {
   auto first = [](void (*change)(ModelConfig&)) {
     ModelConfig c;
@@ -308,6 +390,22 @@ TEST(Model, ImpossibleConfigurationsAreNamedWithTheirValue) {
             "d_state must be at least 2 / rope_fraction to hold a rotated pair, is 2");
   EXPECT_EQ(first([](ModelConfig& c) { c.mixer = "mamba4"; }),
             "mixer must be one of mamba3, mamba2, gated_delta_net, delta_net, lstm, is mamba4");
+  for (const char* mixer : {"gated_delta_net", "delta_net", "lstm"}) {
+    ModelConfig c;
+    c.mixer = mixer;
+    c.eigenvalue_min = -1;
+    EXPECT_TRUE(validate(c).empty()) << mixer;
+    c.ngroups = 3;
+    ASSERT_EQ(validate(c).size(), 1u) << mixer;
+    EXPECT_EQ(validate(c)[0].message, "must divide the number of heads, 2, is 3");
+    c.ngroups = 1;
+    c.eigenvalue_min = -0.5;
+    ASSERT_EQ(validate(c).size(), 1u) << mixer;
+    EXPECT_EQ(validate(c)[0].message, "must be [0, 1] or [-1, 1], is [-0.5, 1]");
+    c.eigenvalue_min = -1;
+    c.d_state = 1;  // no rotated pair is asked for
+    EXPECT_TRUE(validate(c).empty()) << mixer;
+  }
 }
 
 }  // namespace

@@ -57,6 +57,8 @@ TEST(FlatConfig, ModelLabelsAreThoseOfThePublishedTables) {
             "mamba2[-1,1]");
   EXPECT_EQ(model_label({{"model.mixer", "gated_delta_net"}, {"model.eigenvalue_range", "[-1,1]"}}),
             "gated_delta_net[-1,1]");
+  EXPECT_EQ(model_label({{"model.mixer", "delta_net"}, {"model.eigenvalue_range", "[0,1]"}}),
+            "delta_net[0,1]");
 }
 
 }  // namespace

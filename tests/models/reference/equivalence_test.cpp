@@ -6,6 +6,7 @@
 
 #include "kernels/rng.h"
 #include "models/reference/complex_ssm.h"
+#include "models/reference/gated_delta_net.h"
 #include "models/reference/orthogonal_ssm.h"
 #include "models/reference/quaternion.h"
 #include "models/reference/tape.h"
@@ -262,6 +263,37 @@ TEST(QuaternionScan, AnAxisAlongIIsTwoPlaneRotations) {
   }
   in.D = 0;
   EXPECT_LE(relative_error(quaternion_scan(in).o, literal_complex(system).y), 1e-13);
+}
+
+/// The authors' layer has a projection and a convolution each; the production model stacks them.
+TEST(GatedDeltaNet, StackedProjectionsAndConvolutionsAreTheAuthorsLayer) {
+  ModelConfig c;
+  c.mixer = "gated_delta_net";
+  c.d_model = 6, c.expand = 2, c.headdim = 3, c.ngroups = 4, c.d_state = 5;  // 4 heads
+  c.conv = true;
+  const int H = 4, d = 6, K = 5, V = 3, B = 2, T = 9;
+  const std::vector<double> u = uniform(60, std::size_t(B) * T * d, -1, 1);
+  for (const double beta_max : {1.0, 2.0}) {
+    c.eigenvalue_min = beta_max == 2 ? -1 : 0;
+    Parameters<double> theirs, ours;
+    uint32_t group = 61;
+    const auto stack = [&](const std::string& name, std::size_t size, const std::string& onto) {
+      theirs[name] = uniform(group++, size, -1, 1);
+      ours[onto].insert(ours[onto].end(), theirs[name].begin(), theirs[name].end());
+    };
+    for (const auto& [name, rows] :
+         {std::pair{"q", H * K}, {"k", H * K}, {"v", H * V}, {"g", H * V}, {"a", H}, {"b", H}})
+      stack(name + std::string("_proj.weight"), std::size_t(rows) * d, "in_proj.weight");
+    for (const auto& [name, rows] : {std::pair{"q", H * K}, {"k", H * K}, {"v", H * V}})
+      stack(name + std::string("_conv1d.weight"), std::size_t(rows) * kConvWidth, "conv1d.weight");
+    stack("A_log", H, "A_log");
+    stack("dt_bias", H, "dt_bias");
+    stack("o_norm.weight", V, "norm.weight");
+    stack("o_proj.weight", std::size_t(d) * H * V, "out_proj.weight");
+    const auto expected =
+        gated_delta_net_block<double>({d, H, K, V, beta_max}, theirs, "", u, B, T);
+    EXPECT_LE(relative_error(delta_rule_block(c, ours, "", u, B, T), expected), 1e-14);
+  }
 }
 
 }  // namespace
