@@ -107,8 +107,6 @@ std::vector<ModelProblem> validate(const ModelConfig& c) {
   if (!unit && !symmetric) {
     problem("eigenvalue_range", "must be [0, 1] or [-1, 1], is [" + text(c.eigenvalue_min) + ", " +
                                     text(c.eigenvalue_max) + "]");
-  } else if (symmetric && c.mixer == "lstm") {
-    problem("eigenvalue_range", "must be [0, 1] for lstm, which has no such range; is [-1, 1]");
   } else if (symmetric && c.mixer == "mamba3") {
     problem("eigenvalue_range",
             "must be [0, 1] for mamba3, whose rotation supplies the signs; is [-1, 1]");

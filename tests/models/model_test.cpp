@@ -260,9 +260,6 @@ TEST(Model, AnLstmHasTheMatricesOfOneLayerAndNoHeads) {
   }
   EXPECT_EQ(lines, (std::vector<std::string>{"in_proj.weight (512, 64)", "weight_hh (512, 128)",
                                              "bias (512)", "out_proj.weight (64, 128)"}));
-  c.eigenvalue_min = -1;
-  ASSERT_EQ(validate(c).size(), 1u);
-  EXPECT_EQ(validate(c)[0].field, "eigenvalue_range");
 }
 
 TEST(Model, ParametersOfTheDeltaRulesFollowTheirSwitches) {
@@ -390,7 +387,7 @@ TEST(Model, ImpossibleConfigurationsAreNamedWithTheirValue) {
             "d_state must be at least 2 / rope_fraction to hold a rotated pair, is 2");
   EXPECT_EQ(first([](ModelConfig& c) { c.mixer = "mamba4"; }),
             "mixer must be one of mamba3, mamba2, gated_delta_net, delta_net, lstm, is mamba4");
-  for (const char* mixer : {"gated_delta_net", "delta_net", "lstm"}) {
+  for (const char* mixer : {"gated_delta_net", "delta_net"}) {
     ModelConfig c;
     c.mixer = mixer;
     c.eigenvalue_min = -1;
