@@ -276,7 +276,7 @@ TEST_F(Command, SampleShowsTasksAsTextAndJson) {
 
 TEST_F(Command, ListsAndSchemaAreJsonThatParses) {
   EXPECT_GE(Json::parse(statelab("tasks --json").out).size(), 3u);
-  EXPECT_EQ(Json::parse(statelab("models --json").out).size(), 2u);
+  EXPECT_EQ(Json::parse(statelab("models --json").out).size(), 5u);
   EXPECT_TRUE(Json::parse(statelab("schema").out).contains("$defs"));
   EXPECT_NE(statelab("schema --format md").out.find("| `model.d_state` |"), std::string::npos);
   EXPECT_EQ(statelab("schema --format pdf").code, 2);
