@@ -119,6 +119,7 @@ std::vector<ModelProblem> validate(const ModelConfig& c) {
                            std::to_string(static_cast<int64_t>(c.expand) * c.d_model));
     return out;
   }
+  if (c.mixer == "lstm") return out;  // one state of d_inner units, no heads
   if (c.d_inner() % c.headdim != 0) {
     problem("headdim", "must divide expand * d_model = " + std::to_string(c.d_inner()) + ", is " +
                            std::to_string(c.headdim));
@@ -181,7 +182,7 @@ GatedDeltaScanAttrs gated_delta_attrs(const ModelConfig& c) {
 }
 
 ModelConfig computed_on(const ComputeDevice& device, ModelConfig c) {
-  if (!device.is_cuda()) return c;
+  if (!device.is_cuda() || c.mixer == "lstm") return c;
   c.chunk_size =
       cuda_chunk_size(c.headdim, c.d_state, c.scan == "recurrent" ? 1 : c.chunk_size, device.index);
   c.scan = "chunked";

@@ -34,6 +34,14 @@ inline Arrays scan_operands(const OpArray& dy, const Arrays& in, const Arrays& o
   return a;
 }
 
+/// Operands of lstm_bwd: the cotangent, the inputs and all outputs of lstm.
+inline Arrays lstm_operands(const OpArray& dy, const Arrays& in, const Arrays& out) {
+  Arrays a = {dy};
+  a.insert(a.end(), in.begin(), in.end());
+  a.insert(a.end(), out.begin(), out.end());
+  return a;
+}
+
 inline Arrays cotangent_then_inputs(const OpArray& dy, const Arrays& in, const Arrays&) {
   Arrays a = {dy};
   a.insert(a.end(), in.begin(), in.end());

@@ -6,6 +6,7 @@
 
 #include "kernels/cpu/run_op.h"
 #include "kernels/error.h"
+#include "tests/kernels/numeric_gradient.h"
 #include "tests/kernels/op_cases.h"
 #include "tests/support/random.h"
 #include "tests/support/tolerance.h"
@@ -17,35 +18,11 @@ using testing_support::Arrays;
 using testing_support::cotangent_then_inputs;
 using testing_support::double_array;
 using testing_support::integer_array;
+using testing_support::numeric_gradient;
 using testing_support::random_array;
 using testing_support::relative_error;
 using testing_support::scan_operands;
 using testing_support::uniform;
-
-double contract(const OpArray& y, const std::vector<double>& cotangent) {
-  double sum = 0;
-  for (size_t i = 0; i < cotangent.size(); ++i) sum += cotangent[i] * y.data[i];
-  return sum;
-}
-
-/// Fourth-order central differences of <cotangent, output 0> with respect to input `i`.
-std::vector<double> numeric_gradient(Op op, const Attributes& attributes, Arrays in, size_t i,
-                                     const std::vector<double>& cotangent) {
-  constexpr double h = 2e-4;
-  std::vector<double> out;
-  for (size_t e = 0; e < in[i].data.size(); ++e) {
-    const double x = in[i].data[e];
-    double value[4];
-    const double at[4] = {x + h, x - h, x + 2 * h, x - 2 * h};
-    for (int k = 0; k < 4; ++k) {
-      in[i].data[e] = at[k];
-      value[k] = contract(run_op<double>(op, attributes, in).outputs[0], cotangent);
-    }
-    in[i].data[e] = x;
-    out.push_back((8 * (value[0] - value[1]) - (value[2] - value[3])) / (12 * h));
-  }
-  return out;
-}
 
 struct Case {
   std::string name;

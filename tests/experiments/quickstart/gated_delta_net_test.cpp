@@ -21,11 +21,12 @@ TEST(GatedDeltaNetConfig, SolvesParityAtTwiceTheLengthOnlyWithNegativeEigenvalue
   fs::remove_all(folder);
   fs::create_directories(folder);
   const fs::path database = folder / "lab.db";
-  const std::string command = std::string(STATELAB_PROGRAM) +
-                              " run " STATELAB_SOURCE_DIR
-                              "/experiments/configs/gated_delta_net/sweep.yaml seeds=101 --device "
-                              "cpu --progress none --db " +
-                              database.string() + " > " + (folder / "table").string();
+  const std::string command =
+      std::string(STATELAB_PROGRAM) +
+      " run " STATELAB_SOURCE_DIR
+      "/experiments/configs/gated_delta_net/sweep.yaml 'seeds=[101]' --device "
+      "cpu --progress none --db " +
+      database.string() + " > " + (folder / "table").string();
   ASSERT_EQ(system(command.c_str()), 0);
 
   const Rows longest = query(database,
