@@ -72,6 +72,7 @@ class Works {
     product();
     for (const bool backward : {false, true}) each_length([&](int t) { mamba3(t, backward); });
     for (const bool backward : {false, true}) each_length([&](int t) { mamba2(t, backward); });
+    for (const bool backward : {false, true}) each_length([&](int t) { lstm(t, backward); });
     const ModelConfig model;
     const int d_proj = mamba3_attrs(model).d_proj();
     for (const Op op : {Op::kLinear, Op::kLinearBwdX, Op::kLinearBwdW})
@@ -182,6 +183,27 @@ class Works {
       if (!backward) return in;
       return backward_operands(Op::kMamba2Scan, a, draws.real({batch, seqlen, a.d_inner()}),
                                std::move(in), threads);
+    };
+  }
+
+  void lstm(int seqlen, bool backward) {
+    const LstmAttrs a{model("lstm").d_inner()};
+    const int hidden = a.hidden;
+    BenchWork& w =
+        add(backward ? Op::kLstmBwd : Op::kLstm, std::to_string(hidden) + " units", a, seqlen);
+    w.flop = (backward ? 16 : 8) * tokens(seqlen) * hidden * hidden;
+    w.operands = [=](int batch, int threads) -> Arrays {
+      Draws draws;
+      const double scale = 1 / std::sqrt(hidden);
+      OpArray proj = draws.real({batch, seqlen, 4 * hidden}, -1.5, 1.5);
+      OpArray weight = draws.real({4 * hidden, hidden}, -scale, scale);
+      Arrays in = {std::move(proj), std::move(weight), draws.real({4 * hidden}, -scale, scale)};
+      if (!backward) return in;
+      OpArray y = run_op<float>(Op::kLstm, a, in, threads).outputs[0];
+      Arrays out = backward_operands(Op::kLstm, a, draws.real({batch, seqlen, hidden}),
+                                     std::move(in), threads);
+      out.insert(out.begin() + 4, std::move(y));  // its backward op reads y as well
+      return out;
     };
   }
 

@@ -134,6 +134,7 @@ double train_flop_per_token(const ModelConfig& model, int seqlen) {
       weights += static_cast<double>(spec.shape.size());
   }
   if (model.tie_embeddings) weights += static_cast<double>(model.padded_vocab()) * model.d_model;
+  if (model.mixer == "lstm") return 6 * weights;  // all of its products are with weights
   const double L = std::min(model.chunk_size, seqlen), N = model.d_state, P = model.headdim;
   double head = (L + 1) * (N + P) + (L + 1) * (3 * N + 2 * P);
   if (seqlen > model.chunk_size) head += 14 * N * P;
@@ -153,6 +154,7 @@ BenchTrainReport bench_train(const BenchTrainOptions& options) {
   for (const Work& work : {Work{"mamba3, 1 layer, 40 tokens", "mamba3", 1, 41, 1},
                            Work{"mamba3, 1 layer, 40 tokens, 4 runs", "mamba3", 1, 41, 4},
                            Work{"mamba2, 1 layer, 40 tokens", "mamba2", 1, 41, 1},
+                           Work{"lstm, 1 layer, 40 tokens", "lstm", 1, 41, 1},
                            Work{"mamba3, 3 layers, 160 tokens", "mamba3", 3, 161, 1}}) {
     Workload load(work, options.threads);
     check_first_step(load.shape, *load.data, *load.cohort, work.name, 1e-4);
@@ -194,7 +196,10 @@ BenchCudaReport bench_train_cuda(const BenchTrainOptions& options, const Compute
   for (const Work& work : {Work{"mamba3, 3 layers, 160 tokens", "mamba3", 3, 161, 1},
                            Work{"mamba3, 3 layers, 160 tokens, 16 runs", "mamba3", 3, 161, 16},
                            Work{"mamba3, 1 layer, 40 tokens", "mamba3", 1, 41, 1},
-                           Work{"mamba3, 1 layer, 40 tokens, 16 runs", "mamba3", 1, 41, 16}}) {
+                           Work{"mamba3, 1 layer, 40 tokens, 16 runs", "mamba3", 1, 41, 16},
+                           Work{"lstm, 3 layers, 160 tokens", "lstm", 3, 161, 1},
+                           Work{"lstm, 1 layer, 40 tokens", "lstm", 1, 41, 1},
+                           Work{"lstm, 1 layer, 40 tokens, 16 runs", "lstm", 1, 41, 16}}) {
     Workload load(work, device);
     check_first_step(load.shape, *load.data, *load.cohort, work.name, tolerance);
     const auto steps = [&](int64_t n) {

@@ -35,7 +35,7 @@ void print_overview(const std::vector<Command>& commands) {
       "  statelab compare                        the table again, from the database\n\n"
       "Commands\n");
   for (const Command& c : commands) {
-    if (!c.hidden) fmt::print("  {:<12}{}\n", c.name, c.summary);
+    if (!c.hidden) fmt::print("  {:<16}{}\n", c.name, c.summary);
   }
   fmt::print(
       "\n`statelab COMMAND --help` shows a command's options, `statelab --version` the build.\n"

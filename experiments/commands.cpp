@@ -4,7 +4,9 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
+#include <cstdlib>
 #include <filesystem>
+#include <stdexcept>
 #include <thread>
 
 #include "experiments/field.h"
@@ -12,6 +14,7 @@
 #include "reports/render.h"
 #include "reports/run_lookup.h"
 #include "store/database.h"
+#include "store/results_file.h"
 #include "tasks/task.h"
 
 namespace statelab {
@@ -38,7 +41,8 @@ std::string quoted(const std::string& word) {
 }  // namespace
 
 CommandOption database_option() {
-  return {"--db", "FILE", "the database, statelab.db in this folder by default"};
+  return {"--db", "FILE",
+          "the database, statelab.db in this folder by default; to read, also a results file"};
 }
 CommandOption json_option() { return {"--json", "", "one JSON document on standard output"}; }
 CommandOption threads_option() {
@@ -63,6 +67,43 @@ std::string existing_database(const Arguments& arguments) {
                      " yet: `statelab run SWEEP` makes one, --db FILE names another");
   }
   return path;
+}
+
+std::string readable_database(const Arguments& arguments) {
+  const std::string path = existing_database(arguments);
+  if (!is_results_file(path)) return path;
+  // A folder of its own in the temporary folder, removed when the process ends.
+  struct Scratch {
+    std::filesystem::path folder;
+    ~Scratch() {
+      std::error_code ignored;
+      if (!folder.empty()) std::filesystem::remove_all(folder, ignored);
+    }
+  };
+  static Scratch scratch;
+  std::string name = (std::filesystem::temp_directory_path() / "statelab-results-XXXXXX").string();
+  if (mkdtemp(name.data()) == nullptr)
+    throw std::runtime_error("cannot make a folder for the database of " + path + " in " +
+                             std::filesystem::temp_directory_path().string());
+  scratch.folder = name;
+  const std::filesystem::path file = scratch.folder / "results.db";
+  Database database(file, Database::Access::kCreate);
+  read_results(database, path);
+  return file.string();
+}
+
+SweepWords sweep_words(const std::string& command, const std::vector<std::string>& words) {
+  SweepWords out;
+  for (const std::string& word : words) {
+    std::error_code error;
+    const bool setting =
+        word.find('=') != std::string::npos && !std::filesystem::exists(word, error);
+    (setting ? out.overrides : out.files).push_back(word);
+  }
+  if (out.files.empty())
+    throw UsageError(command + ": expects a sweep file; `statelab " +
+                     command.substr(0, command.find(' ')) + " --help` shows examples");
+  return out;
 }
 
 int thread_count(const Arguments& arguments) {
@@ -176,7 +217,7 @@ std::vector<std::string> complete_word(WordKind kind, const std::string& databas
     } else if (kind == WordKind::kShell) {
       out = {"bash", "zsh", "fish"};
     } else if (kind == WordKind::kBench) {
-      out = {"train", "ops"};
+      out = {"train", "ops", "column"};
     } else if (kind == WordKind::kVerification) {
       out = {"rope", "discretization", "gradients", "backends", "exact"};
     } else if (kind == WordKind::kConfig || kind == WordKind::kDatabase) {

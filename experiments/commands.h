@@ -13,13 +13,17 @@ namespace statelab {
 
 std::vector<Command> run_commands();          ///< run, quickstart
 std::vector<Command> result_commands();       ///< status, ls, show, diff, compare, report
-std::vector<Command> store_commands();        ///< eval, merge, rm
+std::vector<Command> store_commands();        ///< eval, export-results, merge, rm
 std::vector<Command> interchange_commands();  ///< export, import
 std::vector<Command> inspect_commands();      ///< inspect
 std::vector<Command> lab_commands();          ///< sample, tasks, models, schema, completion
 std::vector<Command> bench_commands();        ///< bench
 std::vector<Command> verify_commands();       ///< verify
 std::vector<Command> doctor_commands();       ///< doctor
+
+/// `bench column`, a part of bench_commands().
+int bench_column_command(const Arguments& arguments);
+std::vector<Command> confirm_commands();  ///< confirm
 
 // ---- what several groups share
 
@@ -30,6 +34,14 @@ CommandOption threads_option();
 std::string database_path(const Arguments& arguments);
 /// Throws UsageError, with what to do, when there is no database yet.
 std::string existing_database(const Arguments& arguments);
+/// The same for commands that only read: a results file (store/results_file.h) becomes a database that lives as long as
+/// this process. Errors: UsageError, StoreError.
+std::string readable_database(const Arguments& arguments);
+/// Sweep files and key=value words, told apart. Throws UsageError, with the command's name, when there is no file.
+struct SweepWords {
+  std::vector<std::string> files, overrides;
+};
+SweepWords sweep_words(const std::string& command, const std::vector<std::string>& words);
 /// --threads, else all of the machine's.
 int thread_count(const Arguments& arguments);
 /// "a,b" -> {"a", "b"}; empty parts are refused with the option's name.

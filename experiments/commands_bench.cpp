@@ -161,10 +161,16 @@ int bench_ops_command(const Arguments& arguments) {
 }
 
 int bench(const Arguments& arguments) {
-  if (arguments.words[0] == "ops") return bench_ops_command(arguments);
-  if (arguments.words[0] != "train") {
-    throw UsageError("bench: must be train or ops, is " + arguments.words[0]);
-  }
+  const std::string& what = arguments.words[0];
+  if (what == "column") return bench_column_command(arguments);
+  if (what != "train" && what != "ops")
+    throw UsageError("bench: must be train, ops or column, is " + what);
+  if (arguments.words.size() > 1)
+    throw UsageError("bench " + what + ": takes no further words, has " + arguments.words[1]);
+  if (arguments.has("--max-members"))
+    throw UsageError("--max-members: belongs to bench column; bench " + what +
+                     " has cohorts of its own");
+  if (what == "ops") return bench_ops_command(arguments);
   BenchTrainOptions options;
   options.threads = thread_count(arguments);
   options.seconds = static_cast<double>(
@@ -185,23 +191,27 @@ int bench(const Arguments& arguments) {
 
 std::vector<Command> bench_commands() {
   return {{"bench",
-           "measure training, or each op of it, beside this machine's products and copies",
-           "train|ops",
+           "measure training, each op of it, or how long a whole sweep would take",
+           "train|ops|column [CONFIG... [key=value]...]",
            1,
-           1,
+           -1,
            WordKind::kBench,
            {{"statelab bench train --device cpu", "tokens/s and FLOP/s of whole training steps"},
             {"statelab bench train --device cuda --precision fp32",
              "time of a step, alone and per run of a cohort of 16"},
             {"statelab bench ops --device cuda --precision bf16 --json",
-             "time, bytes/s and FLOP/s of each op alone, once its result is checked"}},
+             "time, bytes/s and FLOP/s of each op alone, once its result is checked"},
+            {"statelab bench column experiments/configs/mamba3-table5b/parity.yaml",
+             "time of the whole sweep per model, from the measured speed of its cohorts"}},
            {{"--device", "D", "auto (default), cpu, cuda or cuda:INDEX"},
             threads_option(),
             {"--precision",
              "",
              "of the products on a CUDA device, tf32 by default",
              {"fp32", "tf32", "bf16"}},
-            {"--seconds", "N", "of measurement per row of bench train, 2 by default"},
+            {"--seconds", "N",
+             "of measurement per row, 2 by default; per stage of bench column, 1 by default"},
+            {"--max-members", "N", "of bench column: runs that train together at most"},
             format_option(),
             json_option()},
            bench}};

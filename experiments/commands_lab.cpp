@@ -155,7 +155,8 @@ int models(const Arguments& arguments) {
     if (arguments.has("--json")) {
       out.push_back({{"mixer", mixer}, {"keys", keys}});
     } else {
-      fmt::print("{}\n  switches of its own:\n{}", mixer, text);
+      fmt::print("{}\n  {}\n{}", mixer,
+                 text.empty() ? "no switches of its own" : "switches of its own:", text);
     }
   }
   if (arguments.has("--json")) {

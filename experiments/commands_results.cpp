@@ -5,6 +5,7 @@
 
 #include "experiments/commands.h"
 #include "reports/comparison.h"
+#include "reports/marginals.h"
 #include "reports/published.h"
 #include "reports/report.h"
 #include "reports/run_detail.h"
@@ -57,6 +58,12 @@ auto checked(const Report& report) {
   }
 }
 
+/// Whether the output has a form that programs read: then it has all columns always.
+bool for_programs(const Arguments& arguments) {
+  const std::string format = arguments.has("--json") ? "json" : arguments.get("--format", "text");
+  return format == "json" || format == "csv";
+}
+
 CompareOptions compare_options(const Arguments& arguments) {
   CompareOptions options;
   options.filter = filter_of(arguments);
@@ -89,13 +96,13 @@ std::vector<CommandOption> compare_option_rows() {
 }
 
 int status(const Arguments& arguments) {
-  Database db(existing_database(arguments), Database::Access::kReadOnly);
+  Database db(readable_database(arguments), Database::Access::kReadOnly);
   print_tables({sweep_status(db, arguments.words.empty() ? "" : arguments.words[0])}, arguments);
   return kExitOk;
 }
 
 int list(const Arguments& arguments) {
-  Database db(existing_database(arguments), Database::Access::kReadOnly);
+  Database db(readable_database(arguments), Database::Access::kReadOnly);
   ListOptions options;
   options.filter = filter_of(arguments);
   options.limit = arguments.integer("--limit", 0, 1, 1000000000);
@@ -105,13 +112,13 @@ int list(const Arguments& arguments) {
 }
 
 int show(const Arguments& arguments) {
-  Database db(existing_database(arguments), Database::Access::kReadOnly);
+  Database db(readable_database(arguments), Database::Access::kReadOnly);
   print_tables(checked([&] { return show_run(db, arguments.words[0]); }), arguments);
   return kExitOk;
 }
 
 int diff(const Arguments& arguments) {
-  Database db(existing_database(arguments), Database::Access::kReadOnly);
+  Database db(readable_database(arguments), Database::Access::kReadOnly);
   print_tables(checked([&] { return diff_runs(db, arguments.words[0], arguments.words[1]); }),
                arguments);
   return kExitOk;
@@ -119,8 +126,9 @@ int diff(const Arguments& arguments) {
 
 int compare_command(const Arguments& arguments) {
   const CompareOptions options = compare_options(arguments);
-  const std::string path = existing_database(arguments);
+  const std::string path = readable_database(arguments);
   if (arguments.has("--published")) {
+    if (arguments.has("--by")) throw UsageError("--by and --published are two tables: choose one");
     RunStore store(path, Database::Access::kReadWrite);
     load_published(store);
     PublishedOptions published;
@@ -128,17 +136,28 @@ int compare_command(const Arguments& arguments) {
     published.source = arguments.get("--source");
     published.other_models = arguments.has("--other-models");
     published.threshold = options.threshold;
+    published.fold = !for_programs(arguments);
     print_tables({checked([&] { return compare_published(store.database(), published); })},
                  arguments);
     return kExitOk;
   }
   Database db(path, Database::Access::kReadOnly);
+  if (arguments.has("--by")) {
+    if (arguments.has("--group") || arguments.has("--sort"))
+      throw UsageError("--by: has a row per value of each setting and takes no --group or --sort");
+    MarginalOptions marginal;
+    marginal.filter = options.filter;
+    if (arguments.get("--by") != "swept") marginal.keys = comma_list("--by", arguments.get("--by"));
+    marginal.lengths = options.lengths;
+    marginal.metric = options.metric;
+    marginal.threshold = options.threshold;
+    print_tables({checked([&] { return marginals(db, marginal); })}, arguments);
+    return kExitOk;
+  }
   const bool text = !arguments.has("--json") && arguments.get("--format", "text") == "text";
   const int columns = text ? terminal_columns() : 0;
   CompareOptions chosen = options;
-  if (arguments.has("--json") || arguments.get("--format") == "json" ||
-      arguments.get("--format") == "csv")
-    chosen.fold_levels = false;
+  chosen.fold_levels = !for_programs(arguments);
   print_tables({checked([&] {
                  return columns > 0 ? compare_for_width(db, chosen, columns) : compare(db, chosen);
                })},
@@ -151,7 +170,8 @@ int report(const Arguments& arguments) {
   options.compare = compare_options(arguments);
   options.published = arguments.has("--published");
   options.source = arguments.get("--source");
-  const std::string path = existing_database(arguments);
+  options.fold = arguments.has("--output") || !for_programs(arguments);
+  const std::string path = readable_database(arguments);
   RunStore store(path,
                  options.published ? Database::Access::kReadWrite : Database::Access::kReadOnly);
   if (options.published) load_published(store);
@@ -220,18 +240,25 @@ std::vector<Command> result_commands() {
                  {{"statelab diff 3fa9c1d2 77ab0e91", "two runs by the start of their ids"}},
                  output,
                  diff});
-  out.push_back({"compare",
-                 "compare settings over their seeds: best, median, mean, success rate, chance",
-                 "",
-                 0,
-                 0,
-                 WordKind::kNone,
-                 {{"statelab compare", "all runs, one row per setting"},
-                  {"statelab compare --sweep parity-lr --group model --lengths 40,256 --sort",
-                   "one row per model, best first"},
-                  {"statelab compare --published --task parity", "beside published results"}},
-                 with(with(compare_option_rows(), published), output),
-                 compare_command});
+  out.push_back(
+      {"compare",
+       "compare settings over their seeds: best, median, mean, success rate, chance",
+       "",
+       0,
+       0,
+       WordKind::kNone,
+       {{"statelab compare", "all runs, one row per setting"},
+        {"statelab compare --sweep parity-lr --group model --lengths 40,256 --sort",
+         "one row per model, best first"},
+        {"statelab compare --published --task parity", "beside published results"},
+        {"statelab compare --by swept --lengths 256",
+         "what each value of each swept setting did, and how far runs carry"}},
+       with(with(with(compare_option_rows(),
+                      {{"--by", "swept|KEY,...",
+                        "a row per value of each setting, over all values of the others"}}),
+                 published),
+            output),
+       compare_command});
   out.push_back(
       {"report",
        "status, comparison and curves as one document",

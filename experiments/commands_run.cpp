@@ -219,14 +219,7 @@ void print_warnings(const std::vector<SweepConfig>& sweeps) {
 }
 
 int run(const Arguments& arguments) {
-  std::vector<std::string> files, overrides;
-  for (const std::string& word : arguments.words) {
-    std::error_code error;
-    const bool setting = word.find('=') != std::string::npos && !fs::exists(word, error);
-    (setting ? overrides : files).push_back(word);
-  }
-  if (files.empty())
-    throw UsageError("run: expects a sweep file; `statelab run --help` shows examples");
+  const auto [files, overrides] = sweep_words("run", arguments.words);
   if (arguments.has("--rerun") && arguments.has("--restart")) {
     throw UsageError(
         "run: --rerun computes everything again, --restart what was begun elsewhere: choose one");

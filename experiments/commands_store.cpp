@@ -1,8 +1,10 @@
-// Commands that change a database: eval, merge, rm.
+// Commands that take results out of a database or change it: eval, export-results, merge, rm.
 #include <fmt/core.h>
 #include <unistd.h>
 
+#include <fstream>
 #include <iostream>
+#include <sstream>
 
 #include "experiments/commands.h"
 #include "experiments/device.h"
@@ -12,6 +14,7 @@
 #include "models/checkpoint.h"
 #include "reports/run_list.h"
 #include "store/merge.h"
+#include "store/results_file.h"
 #include "store/run_store.h"
 
 namespace statelab {
@@ -78,10 +81,33 @@ int eval(const Arguments& arguments) {
   return kExitOk;
 }
 
+int export_results(const Arguments& arguments) {
+  Database db(existing_database(arguments), Database::Access::kReadOnly);
+  const std::string path = arguments.get("--output", "results.jsonl");
+  std::ostringstream text;  // a file appears only when all of it could be read
+  const ResultCounts counts = write_results(db, arguments.get("--sweep"), text);
+  std::ofstream file(path, std::ios::binary | std::ios::trunc);
+  file << text.str();
+  file.close();
+  if (!file) throw std::runtime_error("export-results: cannot write " + path);
+  fmt::print("{}: {} runs with {} evaluations of {} sweeps, {:.2f} MB\n", path, counts.runs,
+             counts.evaluations, counts.sweeps, static_cast<double>(text.str().size()) / 1e6);
+  return kExitOk;
+}
+
 int merge_command(const Arguments& arguments) {
   Database target(arguments.words[0], Database::Access::kCreate);
   MergeCounts total;
   for (size_t i = 1; i < arguments.words.size(); ++i) {
+    if (is_results_file(arguments.words[i])) {
+      std::ifstream file(arguments.words[i]);
+      int64_t there = 0;
+      for (std::string line; std::getline(file, line);) there += line.rfind("{\"run\"", 0) == 0;
+      const ResultCounts c = read_results(target, arguments.words[i]);
+      total.added += c.runs;
+      total.kept += there - c.runs;
+      continue;
+    }
     const MergeCounts c = merge(target, arguments.words[i]);
     total.added += c.added;
     total.replaced += c.replaced;
@@ -145,6 +171,18 @@ std::vector<Command> store_commands() {
         format_option(),
         json_option()},
        eval});
+  out.push_back({"export-results",
+                 "write scores as text, without weights and curves, for a repository or a paper",
+                 "",
+                 0,
+                 0,
+                 WordKind::kNone,
+                 {{"statelab export-results --db parity.db --output parity.jsonl",
+                   "`statelab compare --db parity.jsonl` reads it on any machine"}},
+                 {database_option(),
+                  {"--sweep", "NAME", "only runs of this sweep"},
+                  {"--output", "FILE", "the file, results.jsonl by default"}},
+                 export_results});
   out.push_back(
       {"merge",
        "copy the runs of other databases into the first",
@@ -152,7 +190,8 @@ std::vector<Command> store_commands() {
        2,
        -1,
        WordKind::kDatabase,
-       {{"statelab merge all.db node1.db node2.db", "by run id; doing it again changes nothing"}},
+       {{"statelab merge all.db node1.db node2.db", "by run id; doing it again changes nothing"},
+        {"statelab merge all.db results.jsonl", "the results of export-results as well"}},
        {json_option()},
        merge_command});
   out.push_back({"rm",

@@ -5,6 +5,8 @@ namespace statelab {
 
 std::vector<Field> model_fields() {
   constexpr double kWide = 65536;
+  // All but lstm, whose state is one vector of d_inner units.
+  const std::vector<std::string> scans = {"mamba3", "mamba2", "gated_delta_net", "delta_net"};
   std::vector<Field> t;
   t.push_back(choice_field("model.mixer", STATELAB_MEMBER(model.mixer),
                            {"mamba3", "mamba2", "gated_delta_net", "delta_net", "lstm"},
@@ -13,15 +15,19 @@ std::vector<Field> model_fields() {
       ranged_field("model.n_layers", STATELAB_MEMBER(model.n_layers), 1, 256, "Residual layers."));
   t.push_back(ranged_field("model.d_model", STATELAB_MEMBER(model.d_model), 1, kWide,
                            "Width of the residual stream."));
-  t.push_back(ranged_field("model.expand", STATELAB_MEMBER(model.expand), 1, 64,
-                           "Inner width is expand * d_model; 2 in the authors' models."));
-  t.push_back(ranged_field("model.headdim", STATELAB_MEMBER(model.headdim), 1, kWide,
-                           "Channels per head; divides the inner width."));
-  t.push_back(ranged_field("model.ngroups", STATELAB_MEMBER(model.ngroups), 1, kWide,
-                           "Groups of heads that share B and C, with the delta rules q and k; "
-                           "divides the number of heads."));
-  t.push_back(ranged_field("model.d_state", STATELAB_MEMBER(model.d_state), 1, kWide,
-                           "State size per channel; with the delta rules the size of the keys."));
+  t.push_back(ranged_field(
+      "model.expand", STATELAB_MEMBER(model.expand), 1, 64,
+      "Inner width is expand * d_model; 2 in the authors' models. The units of an LSTM."));
+  t.push_back(
+      for_mixers(scans, ranged_field("model.headdim", STATELAB_MEMBER(model.headdim), 1, kWide,
+                                     "Channels per head; divides the inner width.")));
+  t.push_back(for_mixers(
+      scans, ranged_field("model.ngroups", STATELAB_MEMBER(model.ngroups), 1, kWide,
+                          "Groups of heads that share B and C, with the delta rules q and k; "
+                          "divides the number of heads.")));
+  t.push_back(for_mixers(
+      scans, ranged_field("model.d_state", STATELAB_MEMBER(model.d_state), 1, kWide,
+                          "State size per channel; with the delta rules the size of the keys.")));
   t.push_back(
       for_mixer("mamba3", ranged_field("model.rope_fraction", STATELAB_MEMBER(model.rope_fraction),
                                        0, 1, "Part of the state that rotates: 0.5 or 1.")));
@@ -80,15 +86,18 @@ std::vector<Field> model_fields() {
                            4096,
                            "The vocabulary is rounded up to a multiple of this; the padding is "
                            "never right. The official default is 8."));
-  t.push_back(choice_field(
-      "model.scan", STATELAB_MEMBER(model.scan), {"auto", "chunked", "recurrent"},
-      "How the recurrence is computed; auto = chunked. Both are exact, their rounding differs. A "
-      "CUDA device takes chunks of 16 tokens for recurrent."));
-  t.push_back(
+  t.push_back(for_mixers(
+      scans,
+      choice_field("model.scan", STATELAB_MEMBER(model.scan), {"auto", "chunked", "recurrent"},
+                   "How the recurrence is computed; auto = chunked. Both are exact, their rounding "
+                   "differs. A "
+                   "CUDA device takes chunks of 16 tokens for recurrent.")));
+  t.push_back(for_mixers(
+      scans,
       ranged_field("model.chunk_size", STATELAB_MEMBER(model.chunk_size), 1, 4096,
                    "Tokens per chunk of the chunked scan. Part of a run's identity, since "
                    "it decides the order of the sums. A CUDA device takes the largest of 16, "
-                   "32, 64 that is not above it and fits its memory on chip."));
+                   "32, 64 that is not above it and fits its memory on chip.")));
   return t;
 }
 

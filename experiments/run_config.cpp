@@ -41,7 +41,8 @@ Value tree(const RunConfig& run) {
     root.put("train.schedule.per_stage", Value::of(true));
     root.put("train.schedule.reset_optimizer", Value::of(false));
   }
-  if (run.model.scan == "auto") root.put("model.scan", Value::of(std::string("chunked")));
+  if (run.model.scan == "auto" && applies(*find_field("model.scan"), run))
+    root.put("model.scan", Value::of(std::string("chunked")));
   if (run.model.mlp == "none") root.put("model.d_intermediate", Value::of(int64_t{0}));
   return root;
 }

@@ -30,7 +30,26 @@ std::string reason_text(const RunnerResult& result) {
   return "";
 }
 
+size_t fitting_members(const ClaimedRun& run, const ComputeDevice& device) {
+  try {
+    return static_cast<size_t>(members_that_fit(run_config_from_json(run.config), device));
+  } catch (const std::invalid_argument&) {
+    return 1;  // such a run cannot be built: training it says so
+  }
+}
+
 }  // namespace
+
+int members_at_most(const ComputeDevice& device, int max_members) {
+  if (max_members > 0) return max_members;
+  return device.is_cuda() ? kCudaMembers : std::max(4, device.threads);
+}
+
+int64_t members_that_fit(const RunConfig& run, const ComputeDevice& device) {
+  const int64_t one = cohort_bytes(shape_of(run), 1, device);
+  const int64_t room = cuda_memory_info(device.index).free_bytes / 10 * 8;
+  return std::max<int64_t>(1, room / one);
+}
 
 void refuse_resume(const Origin& here, const std::string& id, const Origin& there, size_t count) {
   throw ResumeRefused(std::to_string(count) + (count == 1 ? " run was" : " runs were") +
@@ -83,9 +102,7 @@ Worker::Worker(RunQueue& queue, const ComputeDevice& device, RunStore& store,
       store_(store),
       progress_(queue, place),
       owner_(new_lease_owner()) {
-  max_members_ = options_.max_members > 0 ? options_.max_members
-                 : device.is_cuda()       ? kCudaMembers
-                                          : std::max(4, device.threads);
+  max_members_ = members_at_most(device, options_.max_members);
 }
 
 void Worker::run() {
@@ -157,23 +174,12 @@ std::vector<ClaimedRun> Worker::claim() {
   std::vector<ClaimedRun> claimed =
       store_.claim(owner_, queue_.origin, static_cast<int>(most), options_.lease_seconds);
   if (claimed.size() < 2 || !device_.is_cuda()) return claimed;
-  const size_t fitting = std::min(claimed.size(), fitting_members(claimed[0]));
+  const size_t fitting = std::min(claimed.size(), fitting_members(claimed[0], device_));
   std::vector<std::string> surplus;
   for (size_t i = fitting; i < claimed.size(); ++i) surplus.push_back(claimed[i].run_id);
   if (!surplus.empty()) store_.release(owner_, surplus);
   claimed.resize(fitting);
   return claimed;
-}
-
-size_t Worker::fitting_members(const ClaimedRun& run) const {
-  try {
-    const RunConfig config = run_config_from_json(run.config);
-    const int64_t one = cohort_bytes(shape_of(config), 1, device_);
-    const int64_t room = cuda_memory_info(device_.index).free_bytes / 10 * 8;
-    return static_cast<size_t>(std::max<int64_t>(1, room / one));
-  } catch (const std::invalid_argument&) {
-    return 1;  // such a run cannot be built: training it says so
-  }
 }
 
 int64_t Worker::execution_of(const RunConfig& run) {

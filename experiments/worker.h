@@ -16,6 +16,13 @@
 
 namespace statelab {
 
+/// Runs per cohort that a worker asks for: `max_members`, or where that is 0 as many as keep the device busy.
+int members_at_most(const ComputeDevice& device, int max_members);
+
+/// Members of this run's shape that fit into the free memory of a CUDA device; at least 1.
+/// Errors: std::invalid_argument, UnsupportedOp: such a run cannot be built.
+int64_t members_that_fit(const RunConfig& run, const ComputeDevice& device);
+
 /// What the workers of one call share. Thread safe where it says so.
 class RunQueue {
  public:
@@ -111,7 +118,6 @@ class Worker {
   void work();
   void give_back();
   std::vector<ClaimedRun> claim();
-  size_t fitting_members(const ClaimedRun& run) const;
   bool others_are_at_work();
   bool train(std::vector<ClaimedRun> claimed);
   int64_t execution_of(const RunConfig& run);

@@ -46,7 +46,11 @@ std::vector<double> initial_values(const ParameterSpec& spec, const ModelConfig&
 /// Attributes of the mixer's scan for this configuration.
 Mamba3ScanAttrs mamba3_attrs(const ModelConfig& config);
 Mamba2ScanAttrs mamba2_attrs(const ModelConfig& config);
-GatedDeltaScanAttrs gated_delta_attrs(const ModelConfig& config);  ///< gated_delta_net, delta_net
+/// gated_delta_net and delta_net.
+/// Deviates: the authors' layer projects q, k, v, gate, a and b each by itself; here their rows stand in this order in
+/// in_proj.weight, those of the convolutions in conv1d.weight, and all start from the initialiser of the other mixers instead
+/// of N(0, 0.02^2), so that models differ in the mixer alone.
+GatedDeltaScanAttrs gated_delta_attrs(const ModelConfig& config);
 
 /// The configuration as this device computes it. A CUDA device always scans by chunks, of the size that its memory on chip
 /// holds: 64, 32 or 16 tokens, at most `chunk_size`; `scan: recurrent` asks for the smallest. Parameters stay the same.

@@ -26,8 +26,9 @@ struct ModelConfig {
   double dt_min = 1e-3, dt_max = 1e-1;    ///< range of the initial step size (YAML: dt_range)
   bool bc_norm = true;                    ///< mamba3: RMSNorm of B and C
   bool bc_bias = true;                    ///< mamba3: head-wise biases of B and C
-  bool conv = false;  ///< mamba3, gated_delta_net, delta_net: short causal convolution of x, B, C
-                      ///< (q, k, v); mamba2 always has one
+  /// mamba3, gated_delta_net, delta_net: short causal convolution of x, B, C (q, k, v); mamba2 always has one.
+  /// Deviates: off by default, though the published layers of the delta rules have it.
+  bool conv = false;
   std::string out_norm =
       "none";         ///< mamba3: none | rms (norm before gate); mamba2 always norms after the gate
   int mimo_rank = 1;  ///< mamba3: only 1 (SISO) so far

@@ -175,7 +175,7 @@ void add_notes(Table& table, const CompareOptions& options, const std::vector<Ru
   auto note = [&](std::string text) { table.notes.push_back({"", std::move(text)}); };
   std::set<std::string> selections, solve_lengths;
   for (const RunGroup& group : groups) {
-    selections.insert(protocol_of_group(group).selection);
+    selections.insert(protocol_of_group(group).weights);
     if (group.solve_length.max > 0) solve_lengths.insert(group.solve_length.text());
   }
   note(fmt::format("{} on test data, which no choice has seen; weights tested: {}",

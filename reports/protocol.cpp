@@ -19,6 +19,7 @@ constexpr Choice kChoices[] = {
     {"multiplication", &Protocol::multiplication},
     {"supervision", &Protocol::supervision},
     {"BOS", &Protocol::bos},
+    {"weights", &Protocol::weights},
     {"selection", &Protocol::selection},
     {"precision", &Protocol::precision},
     {"curriculum", &Protocol::curriculum},
@@ -35,15 +36,16 @@ std::string curriculum_of_stages(const std::string& json_text) {
     if (stages.size() == 1) return fmt::format("train {}..{}", low(stages[0]), high(stages[0]));
     const int64_t steps = stages[0].at("steps").get<int64_t>();
     bool alike = true;
-    std::string list;
+    std::string list, maxima;
     for (const auto& stage : stages) {
       alike &= stage.at("steps").get<int64_t>() == steps && low(stage) == low(stages[0]);
+      maxima += fmt::format("{}{}", maxima.empty() ? "" : ", ", high(stage));
       list += fmt::format("{}{} steps at {}..{}", list.empty() ? "" : ", ",
                           stage.at("steps").get<int64_t>(), low(stage), high(stage));
     }
     if (!alike) return list;
-    return fmt::format("min {}, max {}->{} in stages of {} steps", low(stages[0]), high(stages[0]),
-                       high(stages.back()), steps);
+    return fmt::format("min {}, max {}->{} in stages of {} steps: {}", low(stages[0]),
+                       high(stages[0]), high(stages.back()), steps, maxima);
   } catch (const nlohmann::json::exception&) {
     return json_text;
   }
@@ -83,10 +85,10 @@ Protocol protocol_of_run(const FlatConfig& config, const std::string& computed_w
   p.supervision = config_value(config, "task.supervision");
   p.bos = config_value(config, "task.bos") == "true" ? "with BOS" : "no BOS";
   const std::string& select = config_value(config, "eval.select");
-  p.selection = select == "best" ? "weights of the best validation" : "last weights";
+  p.weights = select == "best" ? "weights of the best validation" : "last weights";
   if (const std::string& stop = config_value(config, "eval.stop_at");
       !stop.empty() && stop != "none") {
-    p.selection += fmt::format(", stopped at validation {}", stop);
+    p.weights += fmt::format(", stopped at validation {}", stop);
   }
   p.precision = computed_with.empty() ? config_value(config, "train.precision") : computed_with;
   p.curriculum = curriculum_of_stages(config_value(config, "train.curriculum"));
@@ -102,6 +104,7 @@ Protocol protocol_of_published(const PublishedRecord& row) {
   p.supervision =
       known_harness ? "last" : kNotStated;  // both harnesses mask all positions but the answer's
   p.bos = known_harness ? "no BOS" : kNotStated;
+  p.weights = kNotStated;
   p.selection = row.selection;
   p.precision = kNotStated;
   p.curriculum = curriculum_of_lengths(row.lengths);

@@ -19,9 +19,11 @@ struct Protocol {
       {};  ///< inside the arithmetic task: on | off; "" where the task has none
   std::string supervision = {};  ///< last | all
   std::string bos = {};          ///< "with BOS" | "no BOS"
-  std::string selection = {};    ///< which of the trained weights and runs the number belongs to
+  std::string weights = {};      ///< which of a run's weights were tested: "last weights", ...
+  std::string selection = {};    ///< how runs became one number; "" for a run by itself
   std::string precision = {};    ///< arithmetic that computed it
-  std::string curriculum = {};   ///< "train 3..40" or "min 3, max 40->160 in stages of 10000 steps"
+  /// "train 3..40", or "min 3, max 40->160 in stages of 10000 steps" and, where it is known, which: ": 40, 160"
+  std::string curriculum = {};
 };
 
 inline constexpr const char* kNotStated = "not stated";

@@ -143,8 +143,72 @@ std::vector<Column> published_columns(double threshold) {
           {.key = "constant_answer", .title = "constant", .type = kPercent, .block = "ours"},
           {.key = "best_useless", .title = "best useless", .type = kPercent, .block = "ours"},
           {.key = "published", .title = "value", .type = kPercent, .block = "published"},
+          {.key = "published_statistic", .title = "statistic", .block = "published"},
           {.key = "source", .title = "source", .block = "published"},
           {.key = "differs_in", .title = "differs in", .block = "published"}};
+}
+
+std::vector<std::string> marks_of(const Cell& cell) {
+  std::vector<std::string> marks;
+  for (size_t begin = 0; begin < cell.marks.size();) {
+    const size_t end = std::min(cell.marks.find(',', begin), cell.marks.size());
+    marks.push_back(cell.marks.substr(begin, end - begin));
+    begin = end + 1;
+  }
+  return marks;
+}
+
+bool same_cell(const Cell& a, const Cell& b) { return a.value == b.value && a.marks == b.marks; }
+
+// Columns of one value become a note, marks that all rows share marks of the heading.
+void fold_columns(Table& table) {
+  // Which columns, and how the note calls their value.
+  static const std::map<std::string, std::string> kFoldable = {
+      {"task", "task "},
+      {"metric", "metric "},
+      {"ours_statistic", "ours is the "},
+      {"ours_length", "our length "},
+      {"ours_n", "our runs with a score "},
+      {"chance", "chance "},
+      {"constant_answer", "constant answer "},
+      {"best_useless", "expected best of that many useless models "},
+      {"published_statistic", "theirs is the "},
+      {"source", "source "},
+      {"differs_in", "the protocols differ in "}};
+  if (table.rows.empty()) return;
+  std::string same;
+  for (size_t c = table.columns.size(); c-- > 0;) {
+    const Column column = table.columns[c];
+    const Cell first = table.rows[0][c];
+    const bool alike = std::all_of(table.rows.begin(), table.rows.end(),
+                                   [&](const auto& row) { return same_cell(row[c], first); });
+    const auto name = kFoldable.find(column.key);
+    if (!alike || !first.marks.empty() || name == kFoldable.end()) continue;
+    const char* unit = column.type == ColumnType::kPercent ? " %" : "";
+    same = fmt::format("{}{}{}{}{}", name->second, cell_text(column, first), unit,
+                       same.empty() ? "" : "; ", same);
+    table.columns.erase(table.columns.begin() + static_cast<std::ptrdiff_t>(c));
+    for (auto& row : table.rows) row.erase(row.begin() + static_cast<std::ptrdiff_t>(c));
+  }
+  if (!same.empty()) table.notes.insert(table.notes.begin(), {"", "in all rows: " + same});
+  for (size_t c = 0; c < table.columns.size(); ++c) {
+    for (const std::string& mark : marks_of(table.rows[0][c])) {
+      const bool everywhere =
+          std::all_of(table.rows.begin(), table.rows.end(), [&](const auto& row) {
+            const auto marks = marks_of(row[c]);
+            return std::find(marks.begin(), marks.end(), mark) != marks.end();
+          });
+      if (!everywhere) continue;
+      add_mark(table.columns[c].marks, mark);
+      for (auto& row : table.rows) {
+        std::string kept;
+        for (const std::string& other : marks_of(row[c])) {
+          if (other != mark) add_mark(kept, other);
+        }
+        row[c].marks = kept;
+      }
+    }
+  }
 }
 
 }  // namespace
@@ -243,6 +307,7 @@ Table compare_published(Database& database, const PublishedOptions& options) {
       set("model", row.model);
       set("metric", std::string(scaled ? "scaled accuracy" : "accuracy"));
       Cell& published = set("published", *row.value / 100);
+      set("published_statistic", row.selection);
       set("source", row.source + ", " + row.paper_table);
       const std::optional<ScoredLength> theirs = tested_at(row.lengths);
       const std::optional<ScoredLength> length = group ? length_for(*group, theirs) : std::nullopt;
@@ -303,6 +368,7 @@ Table compare_published(Database& database, const PublishedOptions& options) {
   if (without_runs > 0)
     note(fmt::format("{} published rows of these tasks are of models that have no run here",
                      without_runs));
+  if (options.fold) fold_columns(table);
   return table;
 }
 

@@ -30,6 +30,9 @@ struct PublishedOptions {
   std::string source = {};    ///< part of the source's name; empty: all
   bool other_models = false;  ///< also rows of models that we have no run of
   double threshold = 0.95;    ///< of our metric, for the success rate
+  /// Columns with one value in all rows, and marks of all rows, become notes and marks of the heading. For people;
+  /// programs want all columns always.
+  bool fold = false;
 };
 
 /// Our runs grouped by task and model, beside each published row of that task and model that the

@@ -65,11 +65,14 @@ Report make_report(Database& database, const ReportOptions& options) {
   const RunFilter& filter = options.compare.filter;
   Report report;
   report.title = "statelab: " + filter_text(filter);
-  report.tables.push_back(compare(database, options.compare));
+  CompareOptions comparison = options.compare;
+  comparison.fold_levels = options.fold;
+  report.tables.push_back(compare(database, comparison));
   if (options.published) {
-    report.tables.push_back(compare_published(
-        database,
-        {.filter = filter, .source = options.source, .threshold = options.compare.threshold}));
+    report.tables.push_back(compare_published(database, {.filter = filter,
+                                                         .source = options.source,
+                                                         .threshold = options.compare.threshold,
+                                                         .fold = options.fold}));
   }
   Table status = sweep_status(database, filter.sweep);
   status.title = "sweeps";

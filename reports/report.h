@@ -22,6 +22,7 @@ struct ReportOptions {
   CompareOptions compare = {};
   bool published = false;   ///< with the table beside published results
   std::string source = {};  ///< restricts it, as in PublishedOptions
+  bool fold = true;  ///< constant columns as notes, as in CompareOptions and PublishedOptions
 };
 
 /// Status, comparison, comparison with published results if asked for, curves, and which programs

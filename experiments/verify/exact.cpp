@@ -8,7 +8,8 @@
 // and the head's rows (cos(2 pi k / m), sin(2 pi k / m)) are largest for k = count mod m. m = 2 is
 // parity. Mamba-2 with eigenvalues in [-1, 1] does parity with alpha = -1 for a one and +1 for a
 // zero; the delta rules with keys k = e_0 throughout and beta = 2 for a one, 0 for a zero, which
-// reflect the state or leave it.
+// reflect the state or leave it. An LSTM writes the opposite of its own output for a one and holds its
+// cell for a zero; its gates are so far in saturation that the cell stays 1 or -1 to the last bit.
 #include <algorithm>
 #include <cmath>
 
@@ -161,6 +162,21 @@ HandMade delta_parity(const std::string& mixer, double eigenvalue_min) {
   return made;
 }
 
+/// Unit 0 holds the sign. BOS writes 1; a one writes tanh(-100 h) = -sign(h), h = +-tanh(1); a zero keeps the cell. Without
+/// weight_hh nothing that is written can depend on what is held.
+HandMade lstm_parity(bool recurrent) {
+  const ModelConfig config = small_config("lstm", 2);
+  HandMade made =
+      skeleton(recurrent ? "parity, lstm" : "parity, lstm without weight_hh", 2, config);
+  const int H = config.d_inner(), i = 0, f = H, g = 2 * H, o = 3 * H;
+  project(made, i, {-200, 200, 0, 0, 0, 200});
+  project(made, f, {200, -200, 0, 0, 0, -200});
+  project(made, g, {0, 0, 0, 0, 0, 100});
+  project(made, o, std::vector<double>(kBosDimension + 1, 200.0));
+  if (recurrent) made.mixer("weight_hh")[std::size_t(g) * H] = -100;
+  return made;
+}
+
 /// BOS, then random increments; sample 1 has the largest increment throughout, sample 2 ones in
 /// turn with zeros.
 class CountingData : public DataSource {
@@ -253,7 +269,9 @@ Findings exact_suite(const SuiteOptions& options, std::vector<ExactReach>* reach
     tasks.push_back({mamba2_parity(-1), fp64, false, true});
     tasks.push_back({delta_parity("gated_delta_net", -1), fp64, false, true});
     tasks.push_back({delta_parity("delta_net", -1), fp64, false, true});
+    tasks.push_back({lstm_parity(true), fp64, false, true});
     tasks.push_back({mamba2_parity(0), fp64, true, false});
+    tasks.push_back({lstm_parity(false), fp64, true, false});
     tasks.push_back({delta_parity("gated_delta_net", 0), fp64, true, false});
     tasks.push_back({mamba3_counter(2, "none"), fp64, true, false});
   }

@@ -210,6 +210,7 @@ OpCase scan_case(const Draw& draw, const Variant& variant, int batch, int T) {
     for (std::size_t i = 1; i < groups.size(); ++i) parameters[groups[i]] = x[i];
     if (config.mixer == "mamba3") return mamba3_inner(config, parameters, "", x[0], batch, T);
     if (config.mixer == "mamba2") return mamba2_inner(config, parameters, "", x[0], batch, T);
+    if (config.mixer == "lstm") return lstm(x[0], x[1], x[2], batch, T, config.d_inner());
     return delta_rule_inner(config, parameters, "", x[0], batch, T);
   };
   c.production = [=, at = c.at](const Engine& e, const std::vector<double>& dy) {
@@ -222,7 +223,7 @@ OpCase scan_case(const Draw& draw, const Variant& variant, int batch, int T) {
     const OpRun forward = e.run(scan.forward, scan.attributes, in);
     std::vector<OpArray> back_in = {real_array({batch, T, config.d_inner()}, dy)};
     back_in.insert(back_in.end(), in.begin(), in.end());
-    back_in.insert(back_in.end(), forward.outputs.begin() + 1, forward.outputs.end());
+    back_in.insert(back_in.end(), forward.outputs.begin() + scan.kept, forward.outputs.end());
     const OpRun back = e.run(scan.backward, scan.attributes, back_in);
     Answer answer{forward.outputs[0].data, {back.outputs[0].data}};
     for (std::size_t i = 0; i < present.size(); ++i) {

@@ -63,6 +63,7 @@ std::vector<Variant> scan_variants() {
               [](ModelConfig& c) {
                 c.mixer = "delta_net", c.eigenvalue_min = -1, c.scan = "recurrent";
               }),
+      variant("lstm", [](ModelConfig& c) { c.mixer = "lstm"; }),
   };
 }
 
@@ -81,6 +82,11 @@ ScanOp scan_op(const ModelConfig& config) {
     return {"mamba2_scan",      Op::kMamba2Scan,
             Op::kMamba2ScanBwd, a,
             a.d_proj(),         {"dt_bias", "A_log", "D", "norm.weight"}};
+  }
+  if (config.mixer == "lstm") {
+    const int hidden = config.d_inner();
+    return {"lstm", Op::kLstm, Op::kLstmBwd, LstmAttrs{hidden}, 4 * hidden, {"weight_hh", "bias"},
+            0};
   }
   const GatedDeltaScanAttrs a = gated_delta_attrs(config);
   return {"gated_delta_scan",
@@ -116,6 +122,9 @@ std::vector<Variant> model_variants() {
               }),
       variant("delta_net [-1,1]",
               [](ModelConfig& c) { c.mixer = "delta_net", c.eigenvalue_min = -1; }),
+      variant("lstm", [](ModelConfig& c) { c.mixer = "lstm"; }),
+      variant("lstm 2 layers, SwiGLU",
+              [](ModelConfig& c) { c.mixer = "lstm", c.n_layers = 2, c.mlp = "swiglu"; }),
   };
 }
 

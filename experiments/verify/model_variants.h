@@ -23,6 +23,7 @@ struct ScanOp {
   Attributes attributes;
   int d_proj = 0;
   std::vector<std::string> slots;  ///< operands after proj by the parameter's name in the mixer
+  int kept = 1;  ///< the backward op reads the forward op's outputs from this one on
 };
 ScanOp scan_op(const ModelConfig& config);
 

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "models/reference/gated_delta_net.h"
+#include "models/reference/lstm.h"
 #include "models/reference/mamba2.h"
 #include "models/reference/mamba3.h"
 
@@ -41,9 +42,11 @@ std::vector<S> model_logits(const ModelConfig& config, const Parameters<S>& para
       add(mamba2_block(config, parameters, layer + "mixer.", normed, batch, seqlen));
     } else if (config.mixer == "gated_delta_net" || config.mixer == "delta_net") {
       add(delta_rule_block(config, parameters, layer + "mixer.", normed, batch, seqlen));
+    } else if (config.mixer == "lstm") {
+      add(lstm_block(config, parameters, layer + "mixer.", normed, batch, seqlen));
     } else {
       throw std::invalid_argument(
-          "[reference] mixer must be mamba3, mamba2, gated_delta_net or delta_net, is " +
+          "[reference] mixer must be mamba3, mamba2, gated_delta_net, delta_net or lstm, is " +
           config.mixer);
     }
     if (config.mlp == "swiglu") {

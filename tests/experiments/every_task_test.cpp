@@ -36,7 +36,7 @@ TEST(EveryTask, TrainsAndIsEvaluatedWithEveryModel) {
     const auto task = make_task(config);
     LengthRange lengths{12, 12};
     ASSERT_NO_THROW(task->check_lengths(lengths)) << name;
-    for (const char* mixer : {"mamba3", "mamba2", "gated_delta_net", "delta_net"}) {
+    for (const char* mixer : {"mamba3", "mamba2", "gated_delta_net", "delta_net", "lstm"}) {
       CohortShape shape;
       shape.model.mixer = mixer;
       shape.model.vocab_size = task->vocab_size();

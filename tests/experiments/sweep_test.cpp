@@ -155,6 +155,21 @@ TEST(Sweep, AKeyThatNoRunReadsIsWarnedOf) {
   EXPECT_EQ(sweep.warnings[0], "s.yaml:4:5: model.rotation: no run of this sweep reads it");
 }
 
+TEST(Sweep, AnLstmReadsNothingOfHeadsAndChunks) {
+  const auto sweep = parse_sweep(
+      "base: { model: { mixer: lstm, d_model: 30 } }\n"
+      "parameters: { model.headdim: { values: [16, 64] }, model.scan: { values: [chunked, "
+      "recurrent] } }\n",
+      "s.yaml", {});
+  EXPECT_EQ(sweep.runs.size(), 1u);  // all four compute the same
+  auto warned = [&](const std::string& text) {
+    return std::any_of(sweep.warnings.begin(), sweep.warnings.end(),
+                       [&](const std::string& w) { return w.find(text) != std::string::npos; });
+  };
+  EXPECT_TRUE(warned("model.headdim: no run of this sweep reads it"));
+  EXPECT_TRUE(warned("model.scan: no run of this sweep reads it"));
+}
+
 TEST(Sweep, NamesSayWhatIsSweptAndAreDistinct) {
   const auto sweep = parse_sweep(
       "name: n\nparameters: { model.mixer: { values: [mamba3, mamba2] }, train.optimizer.lr: { "

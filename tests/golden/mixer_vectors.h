@@ -147,4 +147,16 @@ inline constexpr GradientSummary kQuaternionScanGradients[] = {
     {"D", 1.18913334092, 1.18913334092, 1.18913334092},
 };
 
+// LSTM: 2 sequences, T = 5, 3 units; x (before the gates) sine_fill(.1), weight_hh sine_fill(.2, amp .8), bias
+// sine_fill(.3, amp .5). From a Python transcription of the recurrence, gradients by complex step.
+inline constexpr OutputSummary kLstm = {0.590663410189,
+                                        -5.18532459313,
+                                        {-0.261341274959, -0.445050068706, -0.385373239062},
+                                        {-0.359429693554, -0.501504414979, -0.297438548889}};
+inline constexpr GradientSummary kLstmGradients[] = {
+    {"x", -0.941062674706, 0.949622119237, -0.0315132295076},
+    {"weight_hh", 0.55436953994, 0.352663530716, -0.0159893695434},
+    {"bias", -0.941062674706, 0.99604409946, 0.0432343110373},
+};
+
 }  // namespace statelab::golden

@@ -76,7 +76,8 @@ TEST_P(CohortBits, OfNeighboursSurviveADivergedMember) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Cohort, CohortBits,
-                         ::testing::Values("mamba3", "mamba2", "gated_delta_net", "delta_net"),
+                         ::testing::Values("mamba3", "mamba2", "gated_delta_net", "delta_net",
+                                           "lstm"),
                          [](const auto& p) { return std::string(p.param); });
 
 TEST(Cohort, TrainsToLowerLossAndCountsAccuracy) {

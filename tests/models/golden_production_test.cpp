@@ -244,5 +244,19 @@ TEST(ProductionMamba3Block, ReproducesGoldenOutputsAndGradients) {
   }
 }
 
+TEST(ProductionLstm, ReproducesGoldenOutputsAndGradients) {
+  const int B = 2, T = 5, H = 3;
+  const Arrays in = {real_array({B, T, 4 * H}, sine_fill(.1, B * T * 4 * H)),
+                     real_array({4 * H, H}, sine_fill(.2, 4 * H * H, .8)),
+                     real_array({4 * H}, sine_fill(.3, 4 * H, .5))};
+  const auto out = run_op<double>(Op::kLstm, LstmAttrs{H}, in).outputs;
+  golden::expect_output(out[0].data, golden::kLstm);
+  const auto d = run_op<double>(Op::kLstmBwd, LstmAttrs{H},
+                                {real_array({B, T, H}, loss_weights(B * T * H)), in[0], in[1],
+                                 in[2], out[0], out[1], out[2]})
+                     .outputs;
+  golden::expect_gradients({d[0].data, d[1].data, d[2].data}, golden::kLstmGradients);
+}
+
 }  // namespace
 }  // namespace statelab

@@ -123,6 +123,16 @@ std::vector<Case> cases() {
   out.push_back({"OneToken", small([](C&) {}), 1, 1});
   out.push_back({"LongerThanManyChunks", small([](C& c) { c.headdim = 12; }), 1, 37});
   out.push_back({"Mamba2OneToken", small([](C& c) { c.mixer = "mamba2"; }), 1, 1});
+  out.push_back({"Lstm", small([](C& c) { c.mixer = "lstm"; })});
+  out.push_back({"LstmOfAnyWidth", small([](C& c) {
+                   c.mixer = "lstm";
+                   c.d_model = 5, c.expand = 1, c.headdim = 64;  // no heads to divide it into
+                 })});
+  out.push_back({"LstmTwoLayersSwigluTied", small([](C& c) {
+                   c.mixer = "lstm", c.n_layers = 2, c.mlp = "swiglu", c.tie_embeddings = true;
+                 })});
+  out.push_back({"LstmManySequences", small([](C& c) { c.mixer = "lstm", c.expand = 1; }), 19, 4});
+  out.push_back({"LstmOneToken", small([](C& c) { c.mixer = "lstm"; }), 1, 1});
   out.push_back({"GatedDeltaNetOneToken", small([](C& c) { c.mixer = "gated_delta_net"; }), 1, 1});
   out.push_back({"DeltaNetLongerThanManyChunks", small([](C& c) {
                    c.mixer = "delta_net";
@@ -188,7 +198,7 @@ INSTANTIATE_TEST_SUITE_P(Model, Against, ::testing::ValuesIn(cases()),
                          [](const auto& p) { return p.param.name; });
 
 TEST(Model, FloatFollowsDoubleTo1em4) {
-  for (const char* mixer : {"mamba3", "mamba2", "gated_delta_net", "delta_net"}) {
+  for (const char* mixer : {"mamba3", "mamba2", "gated_delta_net", "delta_net", "lstm"}) {
     ModelConfig c;
     c.mixer = mixer;
     c.vocab_size = 5;
@@ -227,6 +237,29 @@ TEST(Model, ParameterNamesAndShapesAreTheOfficialModules) {
   EXPECT_EQ(parameter_count(c), 36740);
   c.n_layers = 3;
   EXPECT_EQ(parameter_count(c), 105996);
+}
+
+TEST(Model, AnLstmHasTheMatricesOfOneLayerAndNoHeads) {
+  ModelConfig c;
+  c.mixer = "lstm";
+  c.vocab_size = 3;
+  c.headdim = 48;  // does not divide 128, and need not
+  EXPECT_TRUE(validate(c).empty());
+  std::vector<std::string> lines;
+  for (const auto& s : parameter_specs(c)) {
+    const std::string prefix = "backbone.layers.0.mixer.";
+    if (!s.name.starts_with(prefix)) continue;
+    lines.push_back(s.name.substr(prefix.size()) + " " + s.shape.text());
+    const bool bias = s.name.ends_with("bias");
+    EXPECT_EQ(s.decays, !bias) << s.name;
+    if (!bias && !s.name.ends_with("weight_hh")) continue;
+    double largest = 0;
+    for (double x : initial_values(s, c, 11)) largest = std::max(largest, std::abs(x));
+    EXPECT_LE(largest, 1 / std::sqrt(128.0)) << s.name;  // torch.nn.LSTM's range
+    EXPECT_GE(largest, 0.97 / std::sqrt(128.0)) << s.name;
+  }
+  EXPECT_EQ(lines, (std::vector<std::string>{"in_proj.weight (512, 64)", "weight_hh (512, 128)",
+                                             "bias (512)", "out_proj.weight (64, 128)"}));
 }
 
 TEST(Model, ParametersOfTheDeltaRulesFollowTheirSwitches) {

@@ -138,8 +138,9 @@ TEST(ComparePublished, NamesEveryDifferenceOfTheProtocols) {
   lab.store().set_published(rows);
   const Table t = compare_published(lab.database(), {});
   ASSERT_EQ(t.rows.size(), 1u);
-  EXPECT_EQ(text_of(cell(t, 0, "differs_in").value),
-            "length convention, supervision, selection, precision, curriculum, tested length");
+  EXPECT_EQ(
+      text_of(cell(t, 0, "differs_in").value),
+      "length convention, supervision, weights, selection, precision, curriculum, tested length");
   const std::string text = render_text(t);
   for (const char* part :
        {"length convention: ours xlstm, theirs slice", "supervision: ours all, theirs last",
@@ -193,14 +194,60 @@ TEST(ComparePublished, ShowsModelsWithoutRunsOnlyWhenAsked) {
       5u);
 }
 
-TEST(Protocol, StagesReadLikeThePapersWords) {
+TEST(ComparePublished, FoldsWhatAllRowsShareIntoNotesForPeople) {
+  SampleLab lab;
+  load_published(lab.store());
+  lab.add("s", {{.test = {{256, 1000}}}, {.mixer = "mamba2", .test = {{256, 500}}}});
+  const Table all = compare_published(lab.database(), {.source = "2603.15569"});
+  const Table folded = compare_published(lab.database(), {.source = "2603.15569", .fold = true});
+  ASSERT_EQ(folded.rows.size(), 2u);
+  EXPECT_LT(folded.columns.size() + 6, all.columns.size());
+  for (const char* kept : {"model", "ours", "published", "ours_success", "ours_standard_error"})
+    EXPECT_NO_THROW(cell(folded, 0, kept)) << kept;
+  for (const char* gone : {"task", "metric", "ours_length", "chance", "source", "differs_in"})
+    EXPECT_THROW(cell(folded, 0, gone), std::out_of_range) << gone;
+  EXPECT_EQ(cell(folded, 0, "published").marks, "") << "marks of all rows belong to the heading";
+  const std::string text = render_text(folded);
+  for (const char* said :
+       {"task parity; metric scaled accuracy", "our length 256", "chance 0.00 %",
+        "theirs is the best validation of 16 settings", "source arXiv:2603.15569v1, Table 5b",
+        "the protocols differ in length convention, supervision, BOS, weights, selection, "
+        "precision, curriculum",
+        "precision: ours fp32, theirs not stated"})
+    EXPECT_THAT(text, HasSubstr(said));
+}
+
+TEST(ComparePublished, EveryModelOfTheTableJoinsByItsName) {
+  SampleLab lab;
+  load_published(lab.store());
+  lab.add("s", {{.test = {{256, 1000}}},
+                {.rotation = "standard", .test = {{256, 500}}},
+                {.rotation = "none", .test = {{256, 500}}},
+                {.mixer = "mamba2", .test = {{256, 500}}},
+                {.mixer = "gated_delta_net", .test = {{256, 990}}}});
+  const Table t = compare_published(lab.database(), {.source = "2603.15569"});
+  std::vector<std::string> models;
+  for (size_t r = 0; r < t.rows.size(); ++r) models.push_back(text_of(cell(t, r, "model").value));
+  EXPECT_THAT(models,
+              testing::UnorderedElementsAre("mamba3", "mamba3_standard_rope", "mamba3_no_rope",
+                                            "mamba2", "gated_delta_net[-1,1]"));
+}
+
+TEST(Protocol, StagesReadLikeThePapersWordsAndSayWhichTheyWere) {
   SampleRun run;
   run.curriculum = R"([{"length":[3,40],"steps":10000},{"length":[3,160],"steps":10000}])";
-  EXPECT_EQ(protocol_of_run(flatten_config(sample_config(run)), "fp32").curriculum,
-            protocol_of_published({"s", "t", "parity", "xlstm",
-                                   "min 3, max 40->160 in stages of 10^4 steps; tested at 256", "m",
-                                   "accuracy_pct", 1.0, "best", ""})
-                .curriculum);
+  const Protocol ours = protocol_of_run(flatten_config(sample_config(run)), "fp32");
+  const Protocol theirs = protocol_of_published(
+      {"s", "t", "parity", "xlstm", "min 3, max 40->160 in stages of 10^4 steps; tested at 256",
+       "m", "accuracy_pct", 1.0, "best", ""});
+  EXPECT_EQ(ours.curriculum, theirs.curriculum + ": 40, 160");
+}
+
+TEST(Protocol, WhichWeightsWereTestedIsAChoiceOfItsOwn) {
+  SampleRun run;
+  const Protocol ours = protocol_of_run(flatten_config(sample_config(run)), "fp32");
+  EXPECT_EQ(ours.weights, "last weights");
+  EXPECT_EQ(ours.selection, "");
 }
 
 }  // namespace

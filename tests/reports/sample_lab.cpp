@@ -30,9 +30,10 @@ EvaluationRecord evaluation(const SampleRun& run, const std::string& split, int6
 }  // namespace
 
 std::string sample_config(const SampleRun& run, bool group) {
-  const std::string rotation = run.mixer == "mamba3"
-                                   ? fmt::format(R"("rotation":"{}")", run.rotation)
-                                   : std::string(R"("eigenvalue_range":[0,1])");
+  const std::string rotation =
+      run.mixer == "mamba3"            ? fmt::format(R"("rotation":"{}")", run.rotation)
+      : run.mixer == "gated_delta_net" ? std::string(R"("eigenvalue_range":[-1,1])")
+                                       : std::string(R"("eigenvalue_range":[0,1])");
   return fmt::format(
       R"({{"eval":{{"lengths":[40,80],"select":"last","stop_at":null}},"model":{{"d_model":64,"mixer":"{}","n_layers":1,{}}},)"
       R"({}"task":{{"bos":false,"name":"{}","profile":"{}","supervision":"{}"}},)"

@@ -1,7 +1,6 @@
 // What the quickstart promises: at the last position and twice the longest trained length, Mamba-3 knows the parity, and
 // Mamba-2 and Mamba-3 without rotation do not. Accuracies are asserted, never the time.
 #include <gtest/gtest.h>
-#include <sqlite3.h>
 #include <stdlib.h>
 
 #include <algorithm>
@@ -11,29 +10,13 @@
 #include <string>
 #include <vector>
 
+#include "tests/experiments/quickstart/lab_query.h"
+
 namespace {
 
 namespace fs = std::filesystem;
-
-using Rows = std::vector<std::vector<std::string>>;
-
-Rows query(const fs::path& database, const std::string& sql) {
-  sqlite3* db = nullptr;
-  EXPECT_EQ(sqlite3_open_v2(database.c_str(), &db, SQLITE_OPEN_READONLY, nullptr), SQLITE_OK);
-  Rows rows;
-  char* error = nullptr;
-  sqlite3_exec(
-      db, sql.c_str(),
-      [](void* out, int n, char** values, char**) {
-        auto& row = static_cast<Rows*>(out)->emplace_back();
-        for (int i = 0; i < n; ++i) row.push_back(values[i] ? values[i] : "");
-        return 0;
-      },
-      &rows, &error);
-  EXPECT_EQ(error, nullptr) << error;
-  sqlite3_close(db);
-  return rows;
-}
+using statelab::testing_support::query;
+using statelab::testing_support::Rows;
 
 double median(std::vector<double> v) {
   std::sort(v.begin(), v.end());

@@ -234,6 +234,42 @@ TEST_F(RunnerTest, ResumingOnAnotherBuildIsRefusedUnlessRestarted) {
   EXPECT_EQ(fingerprint(db()), fingerprint(db("undisturbed.db")));
 }
 
+TEST_F(RunnerTest, ResumingOnAnotherDeviceModelIsRefused) {
+  run(lab_sweep(), interrupted(lab_options(db())));
+  RunStore(db()).database().execute("UPDATE executions SET device = 'another model'");
+  EXPECT_THROW(run(lab_sweep(), lab_options(db())), ResumeRefused);
+}
+
+TEST_F(RunnerTest, ACopyOfTheDatabaseGoesOnOnAnotherMachineOfTheSameModelAndBuild) {
+  run(lab_sweep(), interrupted(lab_options(db())));
+  const std::filesystem::path there = db("there"), copy = there / "copy.db";
+  std::filesystem::create_directories(there);
+  std::filesystem::copy_file(db(), copy);
+  std::filesystem::copy(db("lab.db.d"), there / "copy.db.d",
+                        std::filesystem::copy_options::recursive);
+  {
+    // As a machine that was cut off leaves it: its workers' leases run on, and nobody here knows its processes.
+    RunStore store(copy);
+    store.database().execute("UPDATE executions SET host = 'cut-off', ended_at = NULL");
+    const int64_t held = Statement(store.database(),
+                                   "UPDATE runs SET status = 'running', lease_owner = "
+                                   "'cut-off/01234567:1:1:89abcdef', lease_until = ?1 "
+                                   "WHERE status = 'pending' AND steps_done > 0")
+                             .bind(1, unix_now() + 1)
+                             .run();
+    EXPECT_GT(held, 0);
+  }
+  const RunnerResult result = run(lab_sweep(), lab_options(copy));
+  EXPECT_EQ(result.unfinished, 0);
+  EXPECT_EQ(result.failed, 0);
+  run(lab_sweep(), lab_options(db("undisturbed.db")));
+  EXPECT_EQ(fingerprint(copy), fingerprint(db("undisturbed.db")));
+  RunStore store(copy);
+  Statement resumed(store.database(), "SELECT count(*) FROM run_executions WHERE from_step > 0");
+  resumed.step();
+  EXPECT_GT(resumed.integer(0), 0) << "everything was computed from step 0";
+}
+
 TEST_F(RunnerTest, RerunComputesFinishedRunsAgain) {
   run(one(tiny_run(1, 0.01)), lab_options(db()));
   const std::string once = fingerprint(db());

@@ -117,7 +117,7 @@ TEST_P(CudaBits, OfNeighboursSurviveADivergedMember) {
     EXPECT_TRUE(frozen.weights[i].data == before.weights[i].data) << frozen.weights[i].name;
 }
 
-INSTANTIATE_TEST_SUITE_P(Training, CudaBits, ::testing::Values("mamba3", "mamba2"),
+INSTANTIATE_TEST_SUITE_P(Training, CudaBits, ::testing::Values("mamba3", "mamba2", "lstm"),
                          [](const auto& p) { return std::string(p.param); });
 
 struct Variant {
@@ -176,7 +176,10 @@ INSTANTIATE_TEST_SUITE_P(
         Variant{"Mamba2Negative",
                 [](ModelConfig& c) { c.mixer = "mamba2", c.eigenvalue_min = -1; }},
         Variant{"Mamba2FourHeadsTwoGroups",
-                [](ModelConfig& c) { c.mixer = "mamba2", c.headdim = 16, c.ngroups = 2; }}),
+                [](ModelConfig& c) { c.mixer = "mamba2", c.headdim = 16, c.ngroups = 2; }},
+        Variant{"Lstm", [](ModelConfig& c) { c.mixer = "lstm"; }},
+        Variant{"LstmTwoLayersOfAnyWidth",
+                [](ModelConfig& c) { c.mixer = "lstm", c.n_layers = 2, c.d_model = 23; }}),
     [](const auto& p) { return p.param.name; });
 
 class CudaTraining : public OnCuda {};

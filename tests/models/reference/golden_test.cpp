@@ -3,6 +3,7 @@
 
 #include "models/reference/complex_step.h"
 #include "models/reference/gated_delta_net.h"
+#include "models/reference/lstm.h"
 #include "models/reference/mamba2.h"
 #include "models/reference/mamba3.h"
 #include "models/reference/quaternion.h"
@@ -204,6 +205,19 @@ TEST(QuaternionScan, ReproducesGoldenGradientsByComplexStepAndByItsAdjoint) {
   const auto d = reference::quaternion_scan_backward(in, forward, d_o);
   golden::expect_gradients({d.q, d.k, d.v, d.a, d.dt, d.trap, d.q_bias, d.k_bias, d.axis, {d.D}},
                            golden::kQuaternionScanGradients);
+}
+
+const auto lstm_golden = [](const auto& x) { return reference::lstm(x[0], x[1], x[2], 2, 5, 3); };
+
+Groups lstm_inputs() { return {sine_fill(.1, 120), sine_fill(.2, 36, .8), sine_fill(.3, 12, .5)}; }
+
+TEST(Lstm, ReproducesGoldenOutputs) {
+  golden::expect_output(lstm_golden(lstm_inputs()), golden::kLstm);
+}
+
+TEST(Lstm, ReproducesGoldenGradients) {
+  const auto loss = [](const auto& x) { return weighted_sum(lstm_golden(x)); };
+  golden::expect_gradients(gradient_by_complex_step(loss, lstm_inputs()), golden::kLstmGradients);
 }
 
 }  // namespace
