@@ -161,11 +161,15 @@ struct DeltaChunk {
     beta = take(kTokens), g = take(kTokens);
   }
 
-  /// Rows of q and k, normalised, and of v; beta and g of each token. proj: the chunk's first row; p0: the block's first column
+  /// Rows of q and k, normalised, and of v; beta and g (or the decays) of each token. proj: the chunk's first row; p0: the block's first column
   /// of V. Rows past the last token hold 0.
   __device__ __forceinline__ void load(const DeltaArgs& a, const float* proj, int h, int p0,
                                        int columns, int length, float dt_bias, float rate) const {
     const int group = h / (a.nheads / a.ngroups), thread = static_cast<int>(threadIdx.x);
+    const int token = kOneWarpDecays ? lane_id() : thread;
+    const bool in = token < length;
+    const float* scalars = proj + static_cast<int64_t>(min(token, length - 1)) * a.width + h;
+    const float raw_b = __ldg(scalars + a.b), raw_a = a.decay ? __ldg(scalars + a.a) : 0.0f;
     for (int i = thread / kRowLanes; i < size.rows(); i += kScanThreads / kRowLanes) {
       const float* row = proj + static_cast<int64_t>(min(i, length - 1)) * a.width;
       RowPairs<kK> qi, ki;
@@ -175,17 +179,50 @@ struct DeltaChunk {
       vi.load(row + a.v + h * a.headdim + p0, columns, a.vectors);
       if (a.activate) qi.activate(), ki.activate(), vi.activate();
       const float q_factor = qi.inverse_length(), k_factor = ki.inverse_length();
-      const bool in = i < length;
-      qi.template store<kPrecision>(q, i, size.k(), in ? q_factor : 0.0f);
-      ki.template store<kPrecision>(k, i, size.k(), in ? k_factor : 0.0f);
-      vi.template store<Precision::kFp32>(v, i, size.v(), in ? 1.0f : 0.0f);
+      const bool is_token = i < length;
+      qi.template store<kPrecision>(q, i, size.k(), is_token ? q_factor : 0.0f);
+      ki.template store<kPrecision>(k, i, size.k(), is_token ? k_factor : 0.0f);
+      vi.template store<Precision::kFp32>(v, i, size.v(), is_token ? 1.0f : 0.0f);
     }
-    if (thread < size.rows()) {
-      const float* row = proj + static_cast<int64_t>(thread) * a.width;
-      const bool in = thread < length;
-      beta[thread] = in ? a.beta_max * sigmoidf(__ldg(row + a.b + h)) : 0.0f;
-      g[thread] = in && a.decay ? -rate * softplusf(__ldg(row + a.a + h) + dt_bias) : 0.0f;
+    const float b_i = in ? a.beta_max * sigmoidf(raw_b) : 0.0f;
+    const float g_i = in && a.decay ? -rate * softplusf(raw_a + dt_bias) : 0.0f;
+    if constexpr (kOneWarpDecays) {
+      if (warp_id() != kScanWarps - 1) return;
+      beta[token] = b_i;
+      build_decays(g_i);
+    } else if (token < size.rows()) {
+      beta[token] = b_i, g[token] = g_i;
     }
+  }
+
+  /// A warp holds all tokens: load() ends with the decays built.
+  static constexpr bool kOneWarpDecays = kRows == 32;
+  /// Between load() and a barrier on one side and their use on the other.
+  __device__ __forceinline__ void finish_decays() {
+    if constexpr (!kOneWarpDecays) {
+      decay.build(g, size.rows());
+      __syncthreads();
+    }
+  }
+  /// Decay::build() of 32 tokens, a lane each, by shuffles within its blocks of 16.
+  __device__ __forceinline__ void build_decays(float log_alpha) const {
+    constexpr unsigned kAll = 0xFFFFFFFFu;
+    const int i = lane_id(), place = i % 16;
+    float here = log_alpha, rest = log_alpha;
+#pragma unroll
+    for (int d = 1; d < 16; d *= 2) {
+      const float up = __shfl_up_sync(kAll, here, d, 16),
+                  down = __shfl_down_sync(kAll, rest, d, 16);
+      if (place >= d) here += up;
+      if (place + d < 16) rest += down;
+    }
+    const float block = __shfl_sync(kAll, here, 15, 16), other = __shfl_xor_sync(kAll, block, 16);
+    const float after = __shfl_down_sync(kAll, rest, 1, 16);
+    rest = place == 15 ? 0.0f : after;
+    decay.prefix[i] = expf(here), decay.suffix[i] = expf(rest), decay.within[i] = here;
+    decay.from_start[i] = expf(i < 16 ? here : other + here);
+    decay.to_end[i] = expf(i < 16 ? rest + other : rest);
+    if (i == 0) decay.between[4] = 1, *decay.whole = expf(block + other);
   }
 
   __device__ __forceinline__ int blocks() const { return size.rows() / 16; }

@@ -1,7 +1,9 @@
 // Tiles of the delta rule's kernels in shared memory, and products of one warp over them.
 //
-// A tile's rows are a multiple of 32 floats apart and a row's columns are permuted within groups of 32 by its number, so that the
-// lanes of a product meet different banks whether the sum runs along a row or down a column.
+// A tile's rows are a multiple of 32 floats apart, and the eights of a row's columns are permuted within 32 by its number, so that
+// the lanes of a product meet different banks whether the sum runs along a row (four elements a load) or down a column.
+//
+// The order of a sum's terms is free, so lane 4 g + t takes terms 4 t .. 4 t + 3 of each 16: those that lie together in a row.
 #pragma once
 
 #include "kernels/cuda/product.cuh"
@@ -14,7 +16,9 @@ struct Tile {
   float* data;
   int run_time_pitch;
   __device__ __forceinline__ int pitch() const { return kPitch > 0 ? kPitch : run_time_pitch; }
-  __device__ __forceinline__ static int permutation(int row) { return (row & 3) * 8 + (row & 4); }
+  __device__ __forceinline__ static int permutation(int row) {
+    return ((row >> 2 & 3) ^ (row & 1) << 1) * 8;
+  }
   __device__ __forceinline__ float& operator()(int row, int column) const {
     return data[row * pitch() + (column ^ permutation(row))];
   }
@@ -70,72 +74,72 @@ __device__ __forceinline__ void tile_product(float (&acc)[kNt][4],
         acc[n][3] = fmaf(high, right, acc[n][3]);
       }
     }
-  } else if constexpr (kPrecision == Precision::kTf32) {
-    auto bits_a = [](float x) { return kRoundedA && !kScaled ? __float_as_uint(x) : to_tf32(x); };
-    auto bits_b = [](float x) { return kRoundedB ? __float_as_uint(x) : to_tf32(x); };
-    // Rows k + t and k + t + 4 are permuted by p and p ^ 4, rows a multiple of 8 apart alike.
+  } else {
+    // Rows a multiple of 16 apart are permuted alike, rows 8 apart by the same but 16.
     const int pitch_a = a.tile.pitch(), pitch_b = b.tile.pitch();
-    const int p_g = Tile<0>::permutation(g), p_t = Tile<0>::permutation(t);
-    const float* row_a =
-        a.tile.data + (kSumA == Sum::kAlongRow ? (a.first + g) * pitch_a : t * pitch_a);
-    const float* row_b =
-        b.tile.data + (kSumB == Sum::kAlongRow ? (b.first + g) * pitch_b : t * pitch_b);
-    const int column_a = (a.first + g) ^ p_t, column_b = (b.first + g) ^ p_t;
-#pragma unroll 4
-    for (int k = k_begin; k < k_end; k += 8) {
-      const int along = (k + t) ^ p_g;
-      float left[4], right[kNt][2];
+    const int p_g = Tile<0>::permutation(g);
+    auto row_of = [](const float* data, int step) {
+      return *reinterpret_cast<const float4*>(data + step);
+    };
+#pragma unroll 2
+    for (int k = k_begin; k < k_end; k += 16) {
+      float left[2][4], right[kNt][4];
       if constexpr (kSumA == Sum::kAlongRow) {
-        left[0] = row_a[along], left[1] = row_a[8 * pitch_a + along];
-        left[2] = row_a[along ^ 4], left[3] = row_a[8 * pitch_a + (along ^ 4)];
+        const float* row = a.tile.data + (a.first + g) * pitch_a;
+        const float4 low = row_of(row, (k + 4 * t) ^ p_g),
+                     high = row_of(row + 8 * pitch_a, (k + 4 * t) ^ p_g ^ 16);
+        left[0][0] = low.x, left[0][1] = low.y, left[0][2] = low.z, left[0][3] = low.w;
+        left[1][0] = high.x, left[1][1] = high.y, left[1][2] = high.z, left[1][3] = high.w;
       } else {
-        left[0] = row_a[k * pitch_a + column_a], left[1] = row_a[k * pitch_a + (column_a ^ 8)];
-        left[2] = row_a[(k + 4) * pitch_a + (column_a ^ 4)];
-        left[3] = row_a[(k + 4) * pitch_a + (column_a ^ 12)];
+        const float* row = a.tile.data + (k + 4 * t) * pitch_a;
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+          const int column = (a.first + g) ^ t * 8 ^ (e & 1) * 16;
+          left[0][e] = row[e * pitch_a + column], left[1][e] = row[e * pitch_a + (column ^ 8)];
+        }
       }
       if constexpr (kScaled) {
-        const float near = scale[k + t], far = scale[k + t + 4];
-        left[0] *= near, left[1] *= near, left[2] *= far, left[3] *= far;
+        const float4 x = row_of(scale, k + 4 * t);
+        const float four[4] = {x.x, x.y, x.z, x.w};
+#pragma unroll
+        for (int e = 0; e < 4; ++e) left[0][e] *= four[e], left[1][e] *= four[e];
       }
 #pragma unroll
       for (int n = 0; n < kNt; ++n) {
         if constexpr (kSumB == Sum::kAlongRow) {
-          right[n][0] = row_b[n * 8 * pitch_b + along];
-          right[n][1] = row_b[n * 8 * pitch_b + (along ^ 4)];
+          const float* row = b.tile.data + (b.first + g) * pitch_b;
+          const float4 x =
+              row_of(row + n * 8 * pitch_b, (k + 4 * t) ^ p_g ^ ((b.first + n * 8) & 8) * 2);
+          right[n][0] = x.x, right[n][1] = x.y, right[n][2] = x.z, right[n][3] = x.w;
         } else {
-          right[n][0] = row_b[k * pitch_b + (column_b ^ (n * 8))];
-          right[n][1] = row_b[(k + 4) * pitch_b + (column_b ^ (n * 8 + 4))];
+          const float* row = b.tile.data + (k + 4 * t) * pitch_b;
+#pragma unroll
+          for (int e = 0; e < 4; ++e)
+            right[n][e] = row[e * pitch_b + ((b.first + g) ^ t * 8 ^ (e & 1) * 16 ^ n * 8)];
         }
       }
-      const uint32_t bits[4] = {bits_a(left[0]), bits_a(left[1]), bits_a(left[2]), bits_a(left[3])};
+      if constexpr (kPrecision == Precision::kTf32) {
+        auto bits_a = [](float x) {
+          return kRoundedA && !kScaled ? __float_as_uint(x) : to_tf32(x);
+        };
+        auto bits_b = [](float x) { return kRoundedB ? __float_as_uint(x) : to_tf32(x); };
 #pragma unroll
-      for (int n = 0; n < kNt; ++n)
-        mma_tf32(acc[n], bits, bits_b(right[n][0]), bits_b(right[n][1]));
-    }
-  } else {
-    auto pair_a = [&](int row, int k) {
-      if constexpr (kSumA == Sum::kAlongRow) {
-        const float2 x = a.tile.pair(a.first + row, k);
-        return to_bf16x2(factor(x.x, k), factor(x.y, k + 1));
-      } else {
-        return to_bf16x2(of_a(row, k), of_a(row, k + 1));
-      }
-    };
-    auto pair_b = [&](int k, int column) {
-      if constexpr (kSumB == Sum::kAlongRow) {
-        const float2 x = b.tile.pair(b.first + column, k);
-        return to_bf16x2(x.x, x.y);
-      } else {
-        return to_bf16x2(of_b(k, column), of_b(k + 1, column));
-      }
-    };
-#pragma unroll 2
-    for (int k = k_begin; k < k_end; k += 16) {
-      const int k0 = k + 2 * t, k1 = k0 + 8;
-      const uint32_t left[4] = {pair_a(g, k0), pair_a(g + 8, k0), pair_a(g, k1), pair_a(g + 8, k1)};
+        for (int e = 0; e < 4; e += 2) {
+          const uint32_t bits[4] = {bits_a(left[0][e]), bits_a(left[1][e]), bits_a(left[0][e + 1]),
+                                    bits_a(left[1][e + 1])};
 #pragma unroll
-      for (int n = 0; n < kNt; ++n)
-        mma_bf16(acc[n], left, pair_b(k0, n * 8 + g), pair_b(k1, n * 8 + g));
+          for (int n = 0; n < kNt; ++n)
+            mma_tf32(acc[n], bits, bits_b(right[n][e]), bits_b(right[n][e + 1]));
+        }
+      } else {
+        const uint32_t bits[4] = {
+            to_bf16x2(left[0][0], left[0][1]), to_bf16x2(left[1][0], left[1][1]),
+            to_bf16x2(left[0][2], left[0][3]), to_bf16x2(left[1][2], left[1][3])};
+#pragma unroll
+        for (int n = 0; n < kNt; ++n)
+          mma_bf16(acc[n], bits, to_bf16x2(right[n][0], right[n][1]),
+                   to_bf16x2(right[n][2], right[n][3]));
+      }
     }
   }
 }

@@ -52,8 +52,7 @@ __global__ void __launch_bounds__(kScanThreads, kRows > 0 ? 4 : 1)
       }
     }
     __syncthreads();
-    c.decay.build(c.g, c.size.rows());
-    __syncthreads();
+    c.finish_decays();
     c.squares();
     c.template residuals<true>(first);
     __syncthreads();
@@ -114,10 +113,10 @@ __global__ void __launch_bounds__(kScanThreads, kRows > 0 ? 4 : 1)
 __global__ void __launch_bounds__(kScanThreads)
     delta_output_kernel(const __grid_constant__ ForwardArgs a) {
   const int member = blockIdx.y, V = a.headdim;
-  const int64_t row = static_cast<int64_t>(blockIdx.x) * kScanWarps + warp_id();
-  if (row >= a.tokens() * a.nheads) return;
-  const int64_t token = row / a.nheads;
-  const int h = static_cast<int>(row % a.nheads);
+  const unsigned at = blockIdx.x * kScanWarps + static_cast<unsigned>(warp_id());
+  if (at >= a.tokens() * a.nheads) return;
+  const int64_t row = at, token = at / static_cast<unsigned>(a.nheads);
+  const int h = static_cast<int>(at % static_cast<unsigned>(a.nheads));
   LanePairs<2> o, gate{};
   o.load(a.o.at(member) + row * V, V, a.vectors);
   if (a.gated) gate.load(a.proj.at(member) + token * a.width + a.gate + h * V, V, a.vectors);

@@ -59,20 +59,25 @@ __global__ void __launch_bounds__(kScanThreads)
   float* dproj = a.dproj.at(member);
 #pragma unroll 4
   for (int u = 0; u < kNormRows; ++u) {
-    const int64_t row = min(row0 + u, rows - 1), token = row / a.nheads;
+    const int64_t row = min(row0 + u, rows - 1);
+    const auto of_head = static_cast<unsigned>(row), H = static_cast<unsigned>(a.nheads);
     const bool in = row0 + u < rows;
-    const int64_t gate_at = token * a.width + a.gate + row % a.nheads * V;
+    const int64_t gate_at = static_cast<int64_t>(of_head / H) * a.width + a.gate + of_head % H * V;
     Pairs dy, o, gate{};
     dy.load(a.dy.at(member) + row * V, V, a.vectors);
     o.load(a.o.at(member) + row * V, V, a.vectors);
     if (a.gated) gate.load(a.proj.at(member) + gate_at, V, a.vectors);
     float square = 0, dot = 0;
-    float2 dn[kParts];  // cotangent of the norm's result
+    float2 dn[kParts], slope[kParts]{};  // cotangent of the norm's result; of silu(gate)
 #pragma unroll
     for (int part = 0; part < kParts; ++part) {
       const float2 x = o.v[part], w = weight.v[part];
       dn[part] = dy.v[part];
-      if (a.gated) dn[part].x *= siluf(gate.v[part].x), dn[part].y *= siluf(gate.v[part].y);
+      if (a.gated) {
+        const float2 gt = gate.v[part], s = make_float2(sigmoidf(gt.x), sigmoidf(gt.y));
+        dn[part].x *= gt.x * s.x, dn[part].y *= gt.y * s.y;
+        slope[part] = make_float2(s.x * (1 + gt.x * (1 - s.x)), s.y * (1 + gt.y * (1 - s.y)));
+      }
       square += x.x * x.x + x.y * x.y;
       dot += dn[part].x * w.x * x.x + dn[part].y * w.y * x.y;
     }
@@ -87,8 +92,8 @@ __global__ void __launch_bounds__(kScanThreads)
                    w = weight.v[part];
       const float2 dx = make_float2(inverse * (dn[part].x * w.x - unit.x * mean),
                                     inverse * (dn[part].y * w.y - unit.y * mean));
-      const float2 dgate = make_float2(dy.v[part].x * unit.x * w.x * silu_slope(gate.v[part].x),
-                                       dy.v[part].y * unit.y * w.y * silu_slope(gate.v[part].y));
+      const float2 dgate = make_float2(dy.v[part].x * unit.x * w.x * slope[part].x,
+                                       dy.v[part].y * unit.y * w.y * slope[part].y);
       dnorm.v[part].x += dn[part].x * unit.x, dnorm.v[part].y += dn[part].y * unit.y;
       float* to = a.dout.at(member) + row * V + p;
       float* to_gate = a.gated && dproj != nullptr ? dproj + gate_at + p : nullptr;
@@ -199,8 +204,7 @@ __global__ void __launch_bounds__(kScanThreads, kRows > 0 ? 2 : 1)
       }
     }
     __syncthreads();
-    c.decay.build(c.g, rows);
-    __syncthreads();
+    c.finish_decays();
     c.squares();
     c.template residuals<false>(first);
     if (thread < rows) d.minus_g[thread] = -c.beta[thread] * c.decay.from_start[thread];
@@ -427,7 +431,9 @@ template <int kK>
 __global__ void __launch_bounds__(kScanThreads)
     delta_tail_kernel(const __grid_constant__ BackwardArgs a) {
   const int member = blockIdx.y, K = kK > 0 ? kK : a.d_state, slots = a.nheads * a.tiles;
-  const int64_t token0 = static_cast<int64_t>(blockIdx.x) * kTailTokens;
+  const int block = static_cast<int>(blockIdx.x) / 2,
+            side = static_cast<int>(blockIdx.x) % 2;  // q, k
+  const int64_t token0 = static_cast<int64_t>(block) * kTailTokens;
   const int length = static_cast<int>(min(static_cast<int64_t>(kTailTokens), a.tokens() - token0));
   float* dproj = a.dproj.at(member);
   const float* proj = a.proj.at(member);
@@ -435,38 +441,37 @@ __global__ void __launch_bounds__(kScanThreads)
   const int64_t token = token0 + min(i, length - 1);
   const int slots_per_group = slots / a.ngroups;
   for (int group = 0; group < a.ngroups && dproj != nullptr; ++group) {
+    const int64_t at = token * a.width + (side == 0 ? 0 : a.k) + group * K;
+    const float* parts =
+        a.dqk.at(member) + (token * slots + group * slots_per_group) * 2 * K + side * K;
+    RowPairs<kK> raw, sum{};
+    raw.load(proj + at, K, a.vectors);
+#pragma unroll 2
+    for (int s = 0; s < slots_per_group; ++s) {
+      RowPairs<kK> part;
+      part.load(parts + s * 2 * K, K, a.vectors);
 #pragma unroll
-    for (int which = 0; which < 2; ++which) {  // q, k
-      const int64_t at = token * a.width + (which == 0 ? 0 : a.k) + group * K;
-      RowPairs<kK> raw, sum{};
-      raw.load(proj + at, K, a.vectors);
-      for (int s = 0; s < slots_per_group; ++s) {
-        RowPairs<kK> part;
-        part.load(
-            a.dqk.at(member) + (token * slots + group * slots_per_group + s) * 2 * K + which * K, K,
-            a.vectors);
+      for (int j = 0; j < RowPairs<kK>::kPairs; ++j)
+        sum.x[j].x += part.x[j].x, sum.x[j].y += part.x[j].y;
+    }
+    RowPairs<kK> x = raw;
+    if (a.activate) x.activate();
+    const float inverse = x.inverse_length(), along = sum.dot(x) * inverse * inverse;
 #pragma unroll
-        for (int j = 0; j < RowPairs<kK>::kPairs; ++j)
-          sum.x[j].x += part.x[j].x, sum.x[j].y += part.x[j].y;
-      }
-      RowPairs<kK> x = raw;
-      if (a.activate) x.activate();
-      const float inverse = x.inverse_length(), along = sum.dot(x) * inverse * inverse;
-#pragma unroll
-      for (int j = 0; j < RowPairs<kK>::kPairs; ++j) {
-        const int column = RowPairs<kK>::column(j);
-        if (i >= length || column >= K) continue;
-        float2 dx = make_float2(inverse * (sum.x[j].x - x.x[j].x * along),
-                                inverse * (sum.x[j].y - x.x[j].y * along));
-        if (a.activate) dx.x *= silu_slope(raw.x[j].x), dx.y *= silu_slope(raw.x[j].y);
-        if (column + 1 < K) {
-          store2(dproj + at + column, dx.x, dx.y, a.vectors);
-        } else {
-          dproj[at + column] = dx.x;
-        }
+    for (int j = 0; j < RowPairs<kK>::kPairs; ++j) {
+      const int column = RowPairs<kK>::column(j);
+      if (i >= length || column >= K) continue;
+      float2 dx = make_float2(inverse * (sum.x[j].x - x.x[j].x * along),
+                              inverse * (sum.x[j].y - x.x[j].y * along));
+      if (a.activate) dx.x *= silu_slope(raw.x[j].x), dx.y *= silu_slope(raw.x[j].y);
+      if (column + 1 < K) {
+        store2(dproj + at + column, dx.x, dx.y, a.vectors);
+      } else {
+        dproj[at + column] = dx.x;
       }
     }
   }
+  if (side != 0) return;
   static_assert(kTailTokens == kWarp);
   for (int h = warp_id(); h < a.nheads; h += kScanWarps) {
     const int lane = lane_id();
@@ -491,7 +496,7 @@ __global__ void __launch_bounds__(kScanThreads)
     }
     draw = warp_sum(draw), dA_log = warp_sum(dA_log);
     if (lane == 0) {
-      float* to = a.partials.at(member) + static_cast<int64_t>(blockIdx.x) * 2 * a.nheads;
+      float* to = a.partials.at(member) + static_cast<int64_t>(block) * 2 * a.nheads;
       to[h] = draw, to[a.nheads + h] = dA_log;
     }
   }
@@ -560,7 +565,7 @@ void launch(const CudaCall& call, CUstream_st* stream) {
       launch_precision<Precision::kBf16>(a, call.members, stream);
       break;
   }
-  const dim3 tail_grid = member_grid(a.tail_blocks(), call.members);
+  const dim3 tail_grid = member_grid(2 * a.tail_blocks(), call.members);
   if (a.d_state == 64 && a.vectors) {
     delta_tail_kernel<64><<<tail_grid, kScanThreads, 0, stream>>>(a);
   } else {
