@@ -1,6 +1,6 @@
 // The chunk of a gated delta rule, shared by the kernels of both directions: rows of q, k and v, decays, and M = (I + A)^(-1).
 //
-// A block takes at most 64 columns of V of one head of one sequence: the state's columns do not meet, and what they share (dq,
+// A block takes 64 or 128 columns of V of one head of one sequence: the state's columns do not meet, and what they share (dq,
 // dk, dbeta, dg) is a sum over them. Within a chunk, with E and F the decays from its entry and to its end and Dec_ij those
 // between two tokens (models.md section 7.4):
 //   A_ij = beta_i (k_i . k_j) Dec_ij, j < i;  R = v - diag(E) K S;  Vn = M diag(beta) R
@@ -8,20 +8,26 @@
 // which needs neither U nor W of the reference.
 #pragma once
 
+#include <cmath>
+
 #include "kernels/cuda/delta_tile.cuh"
 #include "kernels/cuda/scan.cuh"
 
 namespace statelab::cuda {
 
-constexpr int kDeltaColumns = 64;  ///< of V that a block takes
-constexpr int kRowLanes = 8;       ///< lanes that read a row together
+constexpr int kDeltaColumns =
+    64;                       ///< of V that a block takes, or twice as many with twice the threads
+constexpr int kRowLanes = 8;  ///< lanes that read a row together
+constexpr int kLoadRows =
+    kScanThreads / kRowLanes;  ///< rows that kScanThreads threads read at once
 
 __host__ __device__ constexpr int round32(int n) { return (n + 31) / 32 * 32; }
 
 struct DeltaArgs {
   int batch, seqlen, nheads, headdim, ngroups, d_state;
-  int chunk, nchunks, rows, width, tiles;  ///< tiles: of at most kDeltaColumns columns of V
-  int k, v, gate, a, b;                    ///< columns of proj; q begins at 0
+  int chunk, nchunks, rows, width;
+  int tile_columns, tiles;  ///< columns of V that a block takes; blocks that share a head
+  int k, v, gate, a, b;     ///< columns of proj; q begins at 0
   bool decay, gated, activate, vectors;
   float beta_max, eps, scale;
   MemberArray<const float> proj, dt_bias, A_log, norm;
@@ -37,7 +43,6 @@ struct DeltaArgs {
         nchunks((seqlen + chunk - 1) / chunk),
         rows(round16(seqlen < chunk ? seqlen : chunk)),
         width(proj_shape[2]),
-        tiles((headdim + kDeltaColumns - 1) / kDeltaColumns),
         k(ngroups * d_state),
         v(2 * k),
         gate(v + at.d_inner()),
@@ -49,13 +54,17 @@ struct DeltaArgs {
         vectors(width % 2 == 0 && headdim % 2 == 0 && d_state % 2 == 0),
         beta_max(static_cast<float>(at.beta_max)),
         eps(static_cast<float>(at.eps)),
-        scale(static_cast<float>(1 / std::sqrt(static_cast<double>(at.d_state)))) {}
+        scale(static_cast<float>(1 / std::sqrt(static_cast<double>(at.d_state)))) {
+    is_sized = vectors && d_state == 64 && headdim % kDeltaColumns == 0 && rows == 32;
+    const bool wide_pays = is_sized && headdim == 2 * kDeltaColumns && batch * nheads >= 128;
+    tile_columns = wide_pays ? 2 * kDeltaColumns : kDeltaColumns;
+    tiles = (headdim + tile_columns - 1) / tile_columns;
+  }
   int d_inner() const { return nheads * headdim; }
   __host__ __device__ int64_t tokens() const { return static_cast<int64_t>(batch) * seqlen; }
-  /// The sizes that kernels are compiled for.
-  bool sized() const {
-    return vectors && d_state == 64 && headdim % kDeltaColumns == 0 && rows == 32;
-  }
+  bool is_sized = false;  ///< of the sizes that kernels are compiled for
+  /// A block takes twice the columns, which spares a second reading of q and k but halves the number of blocks.
+  bool wide() const { return tile_columns > kDeltaColumns; }
 };
 
 /// Sizes of a block, compile-time where not 0: padded rows, columns of K and of V.
@@ -68,7 +77,7 @@ struct DeltaSizes {
   using Keys = Tile<round32(kK)>;
   using Values = Tile<round32(kV)>;
   using Square = Tile<round32(kRows)>;
-  /// 16-column blocks that a warp takes of a state's row at once.
+  /// Blocks of 8 columns that a warp takes of a state at once.
   static constexpr int kStateBlocks = kV > 0 && kV % 32 == 0 ? 4 : 2;
 };
 
@@ -112,26 +121,29 @@ struct RowPairs {
     return sum;
   }
   __device__ __forceinline__ float inverse_length() const { return rsqrtf(dot(*this) + 1e-6f); }
-  /// As operands of products, times `factor`; `columns` (even): of the tile.
+  /// As operands of products, times `factor`, from column0 (a multiple of 32) on; `columns` (even): of the tile.
   template <Precision kPrecision, int kPitch>
-  __device__ __forceinline__ void store(Tile<kPitch> to, int row, int columns, float factor) const {
+  __device__ __forceinline__ void store(Tile<kPitch> to, int row, int columns, int column0,
+                                        float factor) const {
 #pragma unroll
     for (int j = 0; j < kPairs; ++j) {
       if (kN == 0 && column(j) >= columns) continue;
-      to.pair(row, column(j)) = make_float2(stored_operand<kPrecision>(x[j].x * factor),
-                                            stored_operand<kPrecision>(x[j].y * factor));
+      // Pairs two apart lie 32 floats apart: the permutation keeps to 32.
+      (&to.pair(row, column0 + column(j % 2)))[j / 2 * 16] =
+          make_float2(rounded_operand<kPrecision>(x[j].x * factor),
+                      rounded_operand<kPrecision>(x[j].y * factor));
     }
   }
 };
 
 /// What a block holds of a chunk in shared memory. Tiles with rows by token: q, k (K columns), v (V columns).
-template <Precision kPrecision, int kRows, int kK, int kV>
+template <Precision kPrecision, int kRows, int kK, int kV, int kThreads>
 struct DeltaChunk {
+  static constexpr int kWarps = kThreads / kWarp;
   using Sizes = DeltaSizes<kRows, kK, kV>;
   /// Products with M: its entries and what it multiplies cancel, so bf16 is too coarse for them.
   static constexpr Precision kInverse =
       kPrecision == Precision::kBf16 ? Precision::kTf32 : kPrecision;
-  static constexpr bool kTf32 = kPrecision == Precision::kTf32;
 
   Sizes size;
   typename Sizes::Keys q, k;
@@ -170,24 +182,38 @@ struct DeltaChunk {
     const bool in = token < length;
     const float* scalars = proj + static_cast<int64_t>(min(token, length - 1)) * a.width + h;
     const float raw_b = __ldg(scalars + a.b), raw_a = a.decay ? __ldg(scalars + a.a) : 0.0f;
-    for (int i = thread / kRowLanes; i < size.rows(); i += kScanThreads / kRowLanes) {
+    for (int i = thread % kScanThreads / kRowLanes; i < size.rows(); i += kLoadRows) {
       const float* row = proj + static_cast<int64_t>(min(i, length - 1)) * a.width;
+      const float one = i < length ? 1.0f : 0.0f;
       RowPairs<kK> qi, ki;
       RowPairs<kV> vi;
-      qi.load(row + group * a.d_state, a.d_state, a.vectors);
-      ki.load(row + a.k + group * a.d_state, a.d_state, a.vectors);
-      vi.load(row + a.v + h * a.headdim + p0, columns, a.vectors);
-      if (a.activate) qi.activate(), ki.activate(), vi.activate();
-      const float q_factor = qi.inverse_length(), k_factor = ki.inverse_length();
-      const bool is_token = i < length;
-      qi.template store<kPrecision>(q, i, size.k(), is_token ? q_factor : 0.0f);
-      ki.template store<kPrecision>(k, i, size.k(), is_token ? k_factor : 0.0f);
-      vi.template store<Precision::kFp32>(v, i, size.v(), is_token ? 1.0f : 0.0f);
+      auto read_qk = [&] {
+        qi.load(row + group * a.d_state, a.d_state, a.vectors);
+        ki.load(row + a.k + group * a.d_state, a.d_state, a.vectors);
+      };
+      auto read_v = [&] { vi.load(row + a.v + h * a.headdim + p0, columns, a.vectors); };
+      auto keep_qk = [&] {
+        if (a.activate) qi.activate(), ki.activate();
+        const float q_factor = one * qi.inverse_length(), k_factor = one * ki.inverse_length();
+        qi.template store<kPrecision>(q, i, size.k(), 0, q_factor);
+        ki.template store<kPrecision>(k, i, size.k(), 0, k_factor);
+      };
+      auto keep_v = [&] {
+        if (a.activate) vi.activate();
+        vi.template store<Precision::kFp32>(v, i, size.v(), 0, one);
+      };
+      if constexpr (kThreads == kScanThreads) {
+        read_qk(), read_v(), keep_qk(), keep_v();
+      } else if (thread < kScanThreads) {
+        read_qk(), keep_qk();
+      } else {
+        read_v(), keep_v();
+      }
     }
     const float b_i = in ? a.beta_max * sigmoidf(raw_b) : 0.0f;
     const float g_i = in && a.decay ? -rate * softplusf(raw_a + dt_bias) : 0.0f;
     if constexpr (kOneWarpDecays) {
-      if (warp_id() != kScanWarps - 1) return;
+      if (warp_id() != kWarps - 1) return;
       beta[token] = b_i;
       build_decays(g_i);
     } else if (token < size.rows()) {
@@ -225,6 +251,20 @@ struct DeltaChunk {
     if (i == 0) decay.between[4] = 1, *decay.whole = expf(block + other);
   }
 
+  /// Asks for the rows of another chunk of `length` tokens to be brought into the L2 cache: of each, with `width` floats, columns
+  /// `begin` to `end`, at most 512 of them.
+  __device__ __forceinline__ static void prefetch(const float* rows, int length, int width,
+                                                  int begin, int end) {
+    constexpr int kLine = 32, kLanes = 16;  // floats a line; threads a row
+    const int lane = static_cast<int>(threadIdx.x) % kLanes;
+    for (int i = static_cast<int>(threadIdx.x) / kLanes; i < length; i += kThreads / kLanes) {
+      const int column = begin + lane * kLine;
+      if (column < end)
+        asm volatile(
+            "prefetch.global.L2 [%0];" ::"l"(rows + static_cast<int64_t>(i) * width + column));
+    }
+  }
+
   __device__ __forceinline__ int blocks() const { return size.rows() / 16; }
   /// The item-th block (row, column) of the lower triangle.
   __device__ __forceinline__ static int2 lower_block(int item) {
@@ -236,7 +276,7 @@ struct DeltaChunk {
   /// kk and scores, zero above the diagonal within its blocks. The first warps take blocks.
   __device__ __forceinline__ void squares() const {
     const int triangle = blocks() * (blocks() + 1) / 2;
-    for (int item = warp_id(); item < 2 * triangle; item += kScanWarps) {
+    for (int item = warp_id(); item < 2 * triangle; item += kWarps) {
       const bool keys = item < triangle;
       const int2 block = lower_block(keys ? item : item - triangle);
       float acc[2][4] = {};
@@ -246,8 +286,11 @@ struct DeltaChunk {
       each_pair<2>([&](int n, int high, int row, int column) {
         const int i = block.x * 16 + row, j = block.y * 16 + column;
         const int last = keys ? i - 1 : i;  // of the columns that count
-        to.pair(i, j) = make_float2(j <= last ? acc[n][2 * high] * decay(i, j) : 0.0f,
-                                    j + 1 <= last ? acc[n][2 * high + 1] * decay(i, j + 1) : 0.0f);
+        const float left = j <= last ? acc[n][2 * high] * decay(i, j) : 0.0f,
+                    right = j + 1 <= last ? acc[n][2 * high + 1] * decay(i, j + 1) : 0.0f;
+        to.pair(i, j) = keys ? make_float2(left, right)
+                             : make_float2(rounded_operand<kPrecision>(left),
+                                           rounded_operand<kPrecision>(right));
       });
     }
   }
@@ -256,7 +299,7 @@ struct DeltaChunk {
   template <bool kWeighted>
   __device__ __forceinline__ void residuals(bool first) const {
     const int columns = size.v() / 16;
-    for (int item = warp_id(); item < blocks() * columns; item += kScanWarps) {
+    for (int item = warp_id(); item < blocks() * columns; item += kWarps) {
       const int row0 = item / columns * 16, p0 = item % columns * 16;
       float acc[2][4] = {};
       if (!first) {
@@ -293,7 +336,7 @@ struct DeltaChunk {
       m[i] = (i == c ? 1.0f : 0.0f) - beta[first + i] * (sum[0] + sum[1]);
     }
 #pragma unroll
-    for (int i = 0; i < 16; ++i) inverse(first + i, first + c) = m[i];
+    for (int i = 0; i < 16; ++i) inverse(first + i, first + c) = rounded_operand<kInverse>(m[i]);
   }
 
   /// The blocks of M below the diagonal, M_IJ = -M_II sum over J <= m < I of A_Im M_mJ: a warp a column of blocks.
@@ -302,19 +345,22 @@ struct DeltaChunk {
     for (int i = j + 16; i < size.rows(); i += 16) {
       float acc[2][4] = {};
       tile_product<kInverse>(acc, operand<Sum::kAlongRow, false>(kk, i),
-                             operand<Sum::kDownColumn, false>(inverse, j), j, i);
+                             operand<Sum::kDownColumn>(inverse, j), j, i);
       each_pair<2>([&](int n, int high, int row, int column) {
         const float weight = beta[i + row];
         inverse.pair(i + row, j + column) =
-            make_float2(weight * acc[n][2 * high], weight * acc[n][2 * high + 1]);
+            make_float2(rounded_operand<kInverse>(weight * acc[n][2 * high]),
+                        rounded_operand<kInverse>(weight * acc[n][2 * high + 1]));
         acc[n][2 * high] = acc[n][2 * high + 1] = 0;
       });
       __syncwarp();
-      tile_product<kInverse>(acc, operand<Sum::kAlongRow, false>(inverse, i),
-                             operand<Sum::kDownColumn, false>(inverse, j), i, i + 16);
+      tile_product<kInverse>(acc, operand<Sum::kAlongRow>(inverse, i),
+                             operand<Sum::kDownColumn>(inverse, j), i, i + 16);
       __syncwarp();
       each_pair<2>([&](int n, int high, int row, int column) {
-        inverse.pair(i + row, j + column) = make_float2(-acc[n][2 * high], -acc[n][2 * high + 1]);
+        inverse.pair(i + row, j + column) =
+            make_float2(rounded_operand<kInverse>(-acc[n][2 * high]),
+                        rounded_operand<kInverse>(-acc[n][2 * high + 1]));
       });
       __syncwarp();
     }
@@ -325,14 +371,14 @@ struct DeltaChunk {
   __device__ __forceinline__ void solve(int p0) const {
     for (int row0 = size.rows() - 16; row0 >= 0; row0 -= 16) {
       float acc[1][4] = {};
-      tile_product<kInverse, !kWeighted>(acc, operand<Sum::kAlongRow, false>(inverse, row0),
+      tile_product<kInverse, !kWeighted>(acc, operand<Sum::kAlongRow>(inverse, row0),
                                          operand<Sum::kDownColumn, false>(v, p0), 0, row0 + 16,
                                          beta);
       __syncwarp();
       each_pair<1>([&](int n, int high, int row, int column) {
         v.pair(row0 + row, p0 + column) =
-            make_float2(stored_operand<kPrecision>(acc[n][2 * high]),
-                        stored_operand<kPrecision>(acc[n][2 * high + 1]));
+            make_float2(rounded_operand<kPrecision>(acc[n][2 * high]),
+                        rounded_operand<kPrecision>(acc[n][2 * high + 1]));
       });
       __syncwarp();
     }

@@ -10,6 +10,16 @@
 
 namespace statelab::cuda {
 
+/// To the 11 bits of tf32, in two instructions where cvt.rna takes four. Beyond 2^114 the answer is NaN.
+__device__ __forceinline__ float round_tf32(float x) {
+  return fmaf(x, -8192.0f, fmaf(x, 8192.0f, x));
+}
+/// What an operand in shared memory is stored as, so that its reader need not convert it.
+template <Precision kPrecision>
+__device__ __forceinline__ float rounded_operand(float x) {
+  return kPrecision == Precision::kTf32 ? round_tf32(x) : x;
+}
+
 /// kPitch: floats from row to row, 0: known at run time.
 template <int kPitch>
 struct Tile {
@@ -26,12 +36,16 @@ struct Tile {
   __device__ __forceinline__ float2& pair(int row, int column) const {
     return *reinterpret_cast<float2*>(&(*this)(row, column));
   }
+  /// Columns column .. column + 3; column is a multiple of 4.
+  __device__ __forceinline__ float4& quad(int row, int column) const {
+    return *reinterpret_cast<float4*>(&(*this)(row, column));
+  }
 };
 
 /// Where the sum of a product runs in a tile: along its rows or down its columns.
 enum class Sum { kAlongRow, kDownColumn };
 
-/// An operand as it lies in shared memory: kRounded, through stored_operand() already.
+/// An operand as it lies in shared memory: kRounded, through rounded_operand() already.
 template <Sum kSum, bool kRounded, int kPitch>
 struct OperandTile {
   Tile<kPitch> tile;
@@ -120,9 +134,9 @@ __device__ __forceinline__ void tile_product(float (&acc)[kNt][4],
       }
       if constexpr (kPrecision == Precision::kTf32) {
         auto bits_a = [](float x) {
-          return kRoundedA && !kScaled ? __float_as_uint(x) : to_tf32(x);
+          return __float_as_uint(kRoundedA && !kScaled ? x : round_tf32(x));
         };
-        auto bits_b = [](float x) { return kRoundedB ? __float_as_uint(x) : to_tf32(x); };
+        auto bits_b = [](float x) { return __float_as_uint(kRoundedB ? x : round_tf32(x)); };
 #pragma unroll
         for (int e = 0; e < 4; e += 2) {
           const uint32_t bits[4] = {bits_a(left[0][e]), bits_a(left[1][e]), bits_a(left[0][e + 1]),

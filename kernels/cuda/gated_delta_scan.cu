@@ -1,6 +1,7 @@
-// gated_delta_scan: the chunk-wise delta rule, a block per 64 columns of V of a head of a sequence, then the norm and the gate of
-// its output, which need all columns. Source: models.md sections 7.2 and 7.4; delta_chunk.cuh has the form used.
-#include <cmath>
+// gated_delta_scan: the chunk-wise delta rule, a block per tile of columns of V of a head of a sequence, then the norm and the gate
+// of its output, which need all columns, in a kernel of their own. Source: models.md sections 7.2 and 7.4; delta_chunk.cuh has the
+// form used.
+#include <algorithm>
 
 #include "kernels/cuda/check.cuh"
 #include "kernels/cuda/delta_chunk.cuh"
@@ -16,22 +17,24 @@ struct ForwardArgs : DeltaArgs {
   MemberArray<float> y, o, states;
 };
 
-template <Precision kPrecision, int kRows, int kK, int kV>
-__global__ void __launch_bounds__(kScanThreads, kRows > 0 ? 4 : 1)
+template <Precision kPrecision, int kRows, int kK, int kV, int kThreads>
+__global__ void __launch_bounds__(kThreads, kRows > 0 ? 1024 / kThreads : 1)
     delta_fwd_kernel(const __grid_constant__ ForwardArgs a) {
   extern __shared__ float4 shared[];
-  using Chunk = DeltaChunk<kPrecision, kRows, kK, kV>;
+  using Chunk = DeltaChunk<kPrecision, kRows, kK, kV, kThreads>;
   constexpr int kStateBlocks = Chunk::Sizes::kStateBlocks;
   const int member = blockIdx.y, tile = blockIdx.x % a.tiles, sequence_head = blockIdx.x / a.tiles;
   const int b = sequence_head / a.nheads, h = sequence_head % a.nheads;
-  const int p0 = tile * kDeltaColumns, columns = min(kDeltaColumns, a.headdim - p0);
+  const int p0 = tile * a.tile_columns, columns = kV > 0 ? kV : min(a.tile_columns, a.headdim - p0);
   Chunk c({a.rows, round16(a.d_state), round16(columns)}, reinterpret_cast<float*>(shared));
   const int blocks_v = c.size.v() / 16, thread = static_cast<int>(threadIdx.x);
   const float dt_bias = a.decay ? a.dt_bias.at(member)[h] : 0.0f,
               rate = a.decay ? expf(a.A_log.at(member)[h]) : 0.0f;
   const float* proj = a.proj.at(member) + static_cast<int64_t>(b) * a.seqlen * a.width;
   float *o = a.o.at(member), *states = a.states.at(member);
-  for (int at = thread; at < c.size.k() * c.state.pitch(); at += kScanThreads) c.state.data[at] = 0;
+  const int g = lane_id() / 4, d_inner = a.nheads * a.headdim;
+  const int64_t token0 = static_cast<int64_t>(b) * a.seqlen;
+  for (int at = thread; at < c.size.k() * c.state.pitch(); at += kThreads) c.state.data[at] = 0;
   __syncthreads();
   for (int chunk = 0; chunk < a.nchunks; ++chunk) {
     const int t0 = chunk * a.chunk, length = min(a.chunk, a.seqlen - t0);
@@ -41,15 +44,20 @@ __global__ void __launch_bounds__(kScanThreads, kRows > 0 ? 4 : 1)
       float* to =
           states +
           (static_cast<int64_t>(sequence_head) * a.nchunks + chunk) * a.d_state * a.headdim + p0;
-      if (a.vectors) {
-        for (int at = thread; at < a.d_state * (columns / 2); at += kScanThreads) {
-          const int n = at / (columns / 2), p = at % (columns / 2) * 2;
-          *reinterpret_cast<float2*>(to + n * a.headdim + p) = c.state.pair(n, p);
+      if constexpr (kV > 0) {
+#pragma unroll
+        for (int at = thread; at < kK * kV / 4; at += kThreads) {
+          const int n = at / (kV / 4), p = at % (kV / 4) * 4;
+          *reinterpret_cast<float4*>(to + n * a.headdim + p) = c.state.quad(n, p);
         }
       } else {
-        for (int at = thread; at < a.d_state * columns; at += kScanThreads)
+        for (int at = thread; at < a.d_state * columns; at += kThreads)
           to[at / columns * a.headdim + at % columns] = c.state(at / columns, at % columns);
       }
+    }
+    if (kRows > 0 && !last) {
+      Chunk::prefetch(proj + static_cast<int64_t>(t0 + a.chunk) * a.width,
+                      min(a.chunk, a.seqlen - t0 - a.chunk), a.width, 0, a.gate);
     }
     __syncthreads();
     c.finish_decays();
@@ -62,38 +70,36 @@ __global__ void __launch_bounds__(kScanThreads, kRows > 0 ? 4 : 1)
       c.invert_below();
       __syncthreads();
     }
-    for (int item = warp_id(); item < 2 * blocks_v; item += kScanWarps)
+    for (int item = warp_id(); item < 2 * blocks_v; item += Chunk::kWarps)
       c.template solve<true>(item * 8);
     __syncthreads();
-    for (int item = warp_id(); item < c.blocks() * blocks_v; item += kScanWarps) {
+    for (int item = warp_id(); item < c.blocks() * blocks_v; item += Chunk::kWarps) {
       const int row0 = item / blocks_v * 16, column0 = item % blocks_v * 16;
       float acc[2][4] = {};
       if (!first) {
         tile_product<kPrecision>(acc, operand<Sum::kAlongRow>(c.q, row0),
                                  operand<Sum::kDownColumn, false>(c.state, column0), 0, c.size.k());
-        scale_pair_rows(acc, c.decay.from_start[row0 + lane_id() / 4],
-                        c.decay.from_start[row0 + lane_id() / 4 + 8]);
+        scale_pair_rows(acc, c.decay.from_start[row0 + g], c.decay.from_start[row0 + g + 8]);
       }
-      tile_product<kPrecision>(acc, operand<Sum::kAlongRow, false>(c.scores, row0),
+      tile_product<kPrecision>(acc, operand<Sum::kAlongRow>(c.scores, row0),
                                operand<Sum::kDownColumn>(c.v, column0), 0, row0 + 16);
-      float* to =
-          o + (static_cast<int64_t>(b) * a.seqlen + t0) * a.nheads * a.headdim + h * a.headdim + p0;
+      scale_pair_rows(acc, a.scale, a.scale);
+      float* to = o + (token0 + t0) * d_inner + h * a.headdim + p0;
       each_pair<2>([&](int n, int high, int row, int column) {
         const int i = row0 + row, p = column0 + column;
         if (i >= length || p >= columns) return;
-        float* at = to + static_cast<int64_t>(i) * a.nheads * a.headdim + p;
-        const float left = a.scale * acc[n][2 * high], right = a.scale * acc[n][2 * high + 1];
+        float* at = to + static_cast<int64_t>(i) * d_inner + p;
         if (p + 1 < columns) {
-          store2(at, left, right, a.vectors);
+          store2(at, acc[n][2 * high], acc[n][2 * high + 1], a.vectors);
         } else {
-          *at = left;
+          *at = acc[n][2 * high];
         }
       });
     }
     if (last) break;
     __syncthreads();  // the state has been read
     const int across = c.size.v() / (8 * kStateBlocks);
-    for (int item = warp_id(); item < c.size.k() / 16 * across; item += kScanWarps) {
+    for (int item = warp_id(); item < c.size.k() / 16 * across; item += Chunk::kWarps) {
       const int n0 = item / across * 16, column0 = item % across * (8 * kStateBlocks);
       float acc[kStateBlocks][4] = {};
       tile_product<kPrecision, true>(acc, operand<Sum::kDownColumn>(c.k, n0),
@@ -142,26 +148,28 @@ __global__ void __launch_bounds__(kScanThreads)
   }
 }
 
-template <Precision kPrecision, int kRows, int kK, int kV>
+template <Precision kPrecision, int kRows, int kK, int kV, int kThreads>
 void launch_sized(const ForwardArgs& a, int members, CUstream_st* stream) {
-  using Chunk = DeltaChunk<kPrecision, kRows, kK, kV>;
+  using Chunk = DeltaChunk<kPrecision, kRows, kK, kV, kThreads>;
   const typename Chunk::Sizes size{a.rows, round16(a.d_state),
-                                   round16(std::min(a.headdim, kDeltaColumns))};
+                                   round16(std::min(a.headdim, a.tile_columns))};
   const int bytes = Chunk::floats(size) * static_cast<int>(sizeof(float));
-  const auto kernel = delta_fwd_kernel<kPrecision, kRows, kK, kV>;
+  const auto kernel = delta_fwd_kernel<kPrecision, kRows, kK, kV, kThreads>;
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
         "gated_delta_scan");
-  kernel<<<member_grid(static_cast<int64_t>(a.batch) * a.nheads * a.tiles, members), kScanThreads,
+  kernel<<<member_grid(static_cast<int64_t>(a.batch) * a.nheads * a.tiles, members), kThreads,
            static_cast<size_t>(bytes), stream>>>(a);
   check_launch("gated_delta_scan");
 }
 
 template <Precision kPrecision>
 void launch_precision(const ForwardArgs& a, int members, CUstream_st* stream) {
-  if (a.sized()) {
-    launch_sized<kPrecision, 32, 64, 64>(a, members, stream);
+  if (a.wide()) {
+    launch_sized<kPrecision, 32, 64, 2 * kDeltaColumns, 2 * kScanThreads>(a, members, stream);
+  } else if (a.is_sized) {
+    launch_sized<kPrecision, 32, 64, kDeltaColumns, kScanThreads>(a, members, stream);
   } else {
-    launch_sized<kPrecision, 0, 0, 0>(a, members, stream);
+    launch_sized<kPrecision, 0, 0, 0, kScanThreads>(a, members, stream);
   }
 }
 

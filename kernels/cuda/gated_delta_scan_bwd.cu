@@ -1,123 +1,18 @@
-// gated_delta_scan_bwd: three kernels. The first goes back through gate and norm of the output; the second is the chunk-wise
-// adjoint of the rule, a block per 64 columns of V of a head of a sequence, from the last chunk to the first; the third adds what
-// those blocks found for q, k, beta and g and goes back through normalisation, SiLU and sigmoid. Source: models.md sections 7.2
-// and 7.5, with Vn = M diag(beta) R (delta_chunk.cuh), so that dA = -tril(Vb Vn^T) and the cotangent of K S is -diag(beta E) Vb.
-#include <cmath>
+// gated_delta_scan_bwd: three kernels, of which this file has the second, the chunk-wise adjoint of the rule: a block per tile of
+// columns of V of a head of a sequence, from the last chunk to the first; delta_rows.cuh has those before and after it. Source:
+// models.md sections 7.2 and 7.5, with Vn = M diag(beta) R (delta_chunk.cuh), so that dA = -tril(Vb Vn^T) and the cotangent of K S
+// is -diag(beta E) Vb.
+#include <algorithm>
 
 #include "kernels/cuda/check.cuh"
 #include "kernels/cuda/delta_chunk.cuh"
+#include "kernels/cuda/delta_rows.cuh"
 #include "kernels/cuda/kernels.h"
 #include "kernels/cuda/reduce.cuh"
 #include "kernels/cuda/scan_limits.h"
 
 namespace statelab::cuda {
 namespace {
-
-constexpr int kNormRows = 8;  ///< rows (token, head) that a warp of the first kernel takes
-constexpr int kTailTokens = kScanThreads / kRowLanes;  ///< tokens that a block of the third takes
-
-struct BackwardArgs : DeltaArgs {
-  MemberArray<const float> dy, o, states;
-  MemberArray<float> dproj;
-  MemberArray<float> dout;     ///< cotangent of o (tokens, H, V)
-  MemberArray<float> dqk;      ///< parts of dq and dk (tokens, H, tiles, 2 K)
-  MemberArray<float> dscalar;  ///< parts of dbeta and dg (tokens, H, tiles, 2)
-  MemberArray<float> norm_partials, partials;
-
-  BackwardArgs(const GatedDeltaScanAttrs& at, const Shape& proj) : DeltaArgs(at, proj) {}
-  int64_t norm_blocks() const { return ceil_div(tokens() * nheads, kNormRows * kScanWarps); }
-  int64_t tail_blocks() const { return ceil_div(tokens(), kTailTokens); }
-  /// Places the arrays of the workspace from `from` on; returns the floats of a member's.
-  int64_t place(float* from, int64_t stride) {
-    int64_t used = 0;
-    auto take = [&](MemberArray<float>& to, int64_t floats) {
-      to = {from == nullptr ? nullptr : from + used, stride};
-      used += ceil_div(floats, 16) * 16;
-    };
-    const int64_t slots = tokens() * nheads * tiles;
-    take(dout, tokens() * d_inner());
-    take(dqk, slots * 2 * d_state);
-    take(dscalar, slots * 2);
-    take(norm_partials, norm_blocks() * headdim);
-    take(partials, tail_blocks() * 2 * nheads);
-    return used;
-  }
-};
-
-/// dout, dgate and a block's sum for dnorm: a warp takes kNormRows rows of V columns, kParts: 1 up to 64 of them, else 2.
-template <int kParts>
-__global__ void __launch_bounds__(kScanThreads)
-    delta_norm_kernel(const __grid_constant__ BackwardArgs a) {
-  __shared__ float sums[kScanWarps][128];
-  using Pairs = LanePairs<kParts>;
-  const int member = blockIdx.y, V = a.headdim;
-  const int64_t rows = a.tokens() * a.nheads,
-                row0 = (static_cast<int64_t>(blockIdx.x) * kScanWarps + warp_id()) * kNormRows;
-  const float* norm = a.norm.at(member);
-  Pairs weight, dnorm{};
-  weight.load(norm, V, a.vectors && V % 2 == 0);
-  float* dproj = a.dproj.at(member);
-#pragma unroll 4
-  for (int u = 0; u < kNormRows; ++u) {
-    const int64_t row = min(row0 + u, rows - 1);
-    const auto of_head = static_cast<unsigned>(row), H = static_cast<unsigned>(a.nheads);
-    const bool in = row0 + u < rows;
-    const int64_t gate_at = static_cast<int64_t>(of_head / H) * a.width + a.gate + of_head % H * V;
-    Pairs dy, o, gate{};
-    dy.load(a.dy.at(member) + row * V, V, a.vectors);
-    o.load(a.o.at(member) + row * V, V, a.vectors);
-    if (a.gated) gate.load(a.proj.at(member) + gate_at, V, a.vectors);
-    float square = 0, dot = 0;
-    float2 dn[kParts], slope[kParts]{};  // cotangent of the norm's result; of silu(gate)
-#pragma unroll
-    for (int part = 0; part < kParts; ++part) {
-      const float2 x = o.v[part], w = weight.v[part];
-      dn[part] = dy.v[part];
-      if (a.gated) {
-        const float2 gt = gate.v[part], s = make_float2(sigmoidf(gt.x), sigmoidf(gt.y));
-        dn[part].x *= gt.x * s.x, dn[part].y *= gt.y * s.y;
-        slope[part] = make_float2(s.x * (1 + gt.x * (1 - s.x)), s.y * (1 + gt.y * (1 - s.y)));
-      }
-      square += x.x * x.x + x.y * x.y;
-      dot += dn[part].x * w.x * x.x + dn[part].y * w.y * x.y;
-    }
-    const float inverse = rsqrtf(warp_sum(square) / static_cast<float>(V) + a.eps);
-    const float mean = warp_sum(dot) * inverse / static_cast<float>(V);
-#pragma unroll
-    for (int part = 0; part < kParts; ++part) {
-      const int p = Pairs::column(part);
-      if (!in || p >= V) continue;
-      const bool both = p + 1 < V;
-      const float2 unit = make_float2(o.v[part].x * inverse, o.v[part].y * inverse),
-                   w = weight.v[part];
-      const float2 dx = make_float2(inverse * (dn[part].x * w.x - unit.x * mean),
-                                    inverse * (dn[part].y * w.y - unit.y * mean));
-      const float2 dgate = make_float2(dy.v[part].x * unit.x * w.x * slope[part].x,
-                                       dy.v[part].y * unit.y * w.y * slope[part].y);
-      dnorm.v[part].x += dn[part].x * unit.x, dnorm.v[part].y += dn[part].y * unit.y;
-      float* to = a.dout.at(member) + row * V + p;
-      float* to_gate = a.gated && dproj != nullptr ? dproj + gate_at + p : nullptr;
-      if (both) {
-        store2(to, dx.x, dx.y, a.vectors);
-        if (to_gate != nullptr) store2(to_gate, dgate.x, dgate.y, a.vectors);
-      } else {
-        *to = dx.x;
-        if (to_gate != nullptr) *to_gate = dgate.x;
-      }
-    }
-  }
-#pragma unroll
-  for (int part = 0; part < kParts; ++part) {
-    const int p = Pairs::column(part);
-    sums[warp_id()][p] = dnorm.v[part].x, sums[warp_id()][p + 1] = dnorm.v[part].y;
-  }
-  __syncthreads();
-  for (int p = threadIdx.x; p < V; p += kScanThreads) {
-    float total = 0;
-    for (int w = 0; w < kScanWarps; ++w) total += sums[w][p];
-    a.norm_partials.at(member)[static_cast<int64_t>(blockIdx.x) * V + p] = total;
-  }
-}
 
 /// What the adjoint of a chunk needs beside the chunk.
 template <class Sizes>
@@ -152,15 +47,15 @@ struct Adjoint {
   }
 };
 
-template <Precision kPrecision, int kRows, int kK, int kV>
-__global__ void __launch_bounds__(kScanThreads, kRows > 0 ? 2 : 1)
+template <Precision kPrecision, int kRows, int kK, int kV, int kThreads>
+__global__ void __launch_bounds__(kThreads, kRows > 0 ? 512 / kThreads : 1)
     delta_bwd_kernel(const __grid_constant__ BackwardArgs a) {
   extern __shared__ float4 shared[];
-  using Chunk = DeltaChunk<kPrecision, kRows, kK, kV>;
+  using Chunk = DeltaChunk<kPrecision, kRows, kK, kV, kThreads>;
   constexpr int kStateBlocks = Chunk::Sizes::kStateBlocks;
   const int member = blockIdx.y, tile = blockIdx.x % a.tiles, sequence_head = blockIdx.x / a.tiles;
   const int b = sequence_head / a.nheads, h = sequence_head % a.nheads;
-  const int p0 = tile * kDeltaColumns, columns = min(kDeltaColumns, a.headdim - p0);
+  const int p0 = tile * a.tile_columns, columns = kV > 0 ? kV : min(a.tile_columns, a.headdim - p0);
   float* floats = reinterpret_cast<float*>(shared);
   Chunk c({a.rows, round16(a.d_state), round16(columns)}, floats);
   const Adjoint<typename Chunk::Sizes> d(c.size, floats + Chunk::floats(c.size));
@@ -179,28 +74,47 @@ __global__ void __launch_bounds__(kScanThreads, kRows > 0 ? 2 : 1)
 
     // ---- the forward quantities
     c.load(a, proj, h, p0, columns, length, dt_bias, rate);
-    for (int i = thread / kRowLanes; i < rows; i += kScanThreads / kRowLanes) {
-      RowPairs<kV> x;
-      x.load(a.dout.at(member) + (token0 + min(i, length - 1)) * d_inner + h * a.headdim + p0,
-             columns, a.vectors);
-      x.template store<kPrecision>(d.dout, i, V, i < length ? a.scale : 0.0f);
+    // A column half for kScanThreads threads.
+    constexpr int kHalf = kV > kDeltaColumns ? kDeltaColumns : kV;
+    const int half = thread / kScanThreads * kHalf;
+    for (int i = thread % kScanThreads / kRowLanes; i < rows; i += kLoadRows) {
+      RowPairs<kHalf> x;
+      x.load(
+          a.dout.at(member) + (token0 + min(i, length - 1)) * d_inner + h * a.headdim + p0 + half,
+          columns, a.vectors);
+      x.template store<kPrecision>(d.dout, i, V, half, i < length ? a.scale : 0.0f);
     }
     if (!first) {
       const float* from =
           a.states.at(member) +
           (static_cast<int64_t>(sequence_head) * a.nchunks + chunk) * a.d_state * a.headdim + p0;
-      for (int at = thread; at < K * (V / 2); at += kScanThreads) {
-        const int n = at / (V / 2), p = at % (V / 2) * 2;
-        float2 x = make_float2(0, 0);
-        if (kK > 0 || n < a.d_state) {
-          if (kV > 0 || p + 1 < columns) {
-            x = load2(from + n * a.headdim + p, kV > 0 || a.vectors);
-          } else if (p < columns) {
-            x.x = __ldg(from + n * a.headdim + p);
-          }
+      if constexpr (kV > 0) {
+#pragma unroll
+        for (int at = thread; at < kK * kV / 4; at += kThreads) {
+          const int n = at / (kV / 4), p = at % (kV / 4) * 4;
+          const float4 x = __ldg(reinterpret_cast<const float4*>(from + n * a.headdim + p));
+          c.state.quad(n, p) =
+              make_float4(rounded_operand<kPrecision>(x.x), rounded_operand<kPrecision>(x.y),
+                          rounded_operand<kPrecision>(x.z), rounded_operand<kPrecision>(x.w));
         }
-        c.state.pair(n, p) =
-            make_float2(stored_operand<kPrecision>(x.x), stored_operand<kPrecision>(x.y));
+      } else {
+        for (int at = thread; at < K * V; at += kThreads) {
+          const int n = at / V, p = at % V;
+          const float x = n < a.d_state && p < columns ? __ldg(from + n * a.headdim + p) : 0.0f;
+          c.state(n, p) = rounded_operand<kPrecision>(x);
+        }
+      }
+    }
+    if (kRows > 0 && !first) {  // the chunk before
+      const float* before = proj - static_cast<int64_t>(a.chunk) * a.width;
+      Chunk::prefetch(before, a.chunk, a.width, 0, a.gate);
+      Chunk::prefetch(a.dout.at(member) + (token0 - a.chunk) * d_inner, a.chunk, d_inner,
+                      h * a.headdim + p0, h * a.headdim + p0 + columns);
+      if (chunk > 1) {
+        const float* state =
+            a.states.at(member) +
+            (static_cast<int64_t>(sequence_head) * a.nchunks + chunk - 1) * a.d_state * a.headdim;
+        Chunk::prefetch(state, a.d_state, a.headdim, p0, p0 + columns);
       }
     }
     __syncthreads();
@@ -210,8 +124,11 @@ __global__ void __launch_bounds__(kScanThreads, kRows > 0 ? 2 : 1)
     if (thread < rows) d.minus_g[thread] = -c.beta[thread] * c.decay.from_start[thread];
     float across = 0;  // <Sb, S>
     if (!first && !last) {
-      for (int at = thread; at < K * V; at += kScanThreads)
-        across += c.state(at / V, at % V) * d.dstate(at / V, at % V);
+      for (int at = thread; at < K * V / 4; at += kThreads) {
+        const float4 x = c.state.quad(at / (V / 4), at % (V / 4) * 4),
+                     y = d.dstate.quad(at / (V / 4), at % (V / 4) * 4);
+        across += x.x * y.x + x.y * y.y + x.z * y.z + x.w * y.w;
+      }
       across = warp_sum(across);
     }
     if (lane_id() == 0) d.warp_part[warp_id()] = across;
@@ -219,7 +136,7 @@ __global__ void __launch_bounds__(kScanThreads, kRows > 0 ? 2 : 1)
 
     // ---- dVn = Pm^T dd + diag(F) K Sb, beside the inverse
     c.invert_diagonal();
-    for (int item = warp_id(); item < blocks * blocks_v; item += kScanWarps) {
+    for (int item = warp_id(); item < blocks * blocks_v; item += Chunk::kWarps) {
       const int row0 = item / blocks_v * 16, column0 = item % blocks_v * 16;
       float acc[2][4] = {};
       if (!last) {
@@ -227,11 +144,12 @@ __global__ void __launch_bounds__(kScanThreads, kRows > 0 ? 2 : 1)
                                  operand<Sum::kDownColumn, false>(d.dstate, column0), 0, K);
         scale_pair_rows(acc, c.decay.to_end[row0 + g], c.decay.to_end[row0 + g + 8]);
       }
-      tile_product<kPrecision>(acc, operand<Sum::kDownColumn, false>(c.scores, row0),
+      tile_product<kPrecision>(acc, operand<Sum::kDownColumn>(c.scores, row0),
                                operand<Sum::kDownColumn>(d.dout, column0), row0, rows);
       each_pair<2>([&](int n, int high, int row, int column) {
         d.dvn.pair(row0 + row, column0 + column) =
-            make_float2(acc[n][2 * high], acc[n][2 * high + 1]);
+            make_float2(rounded_operand<Chunk::kInverse>(acc[n][2 * high]),
+                        rounded_operand<Chunk::kInverse>(acc[n][2 * high + 1]));
       });
     }
     __syncthreads();
@@ -241,18 +159,18 @@ __global__ void __launch_bounds__(kScanThreads, kRows > 0 ? 2 : 1)
     }
 
     // ---- Vb = M^T dVn and Vn, in place: a warp takes 8 columns
-    for (int item = warp_id(); item < 2 * blocks_v; item += kScanWarps) {
+    for (int item = warp_id(); item < 2 * blocks_v; item += Chunk::kWarps) {
       const int column0 = item * 8;
       for (int row0 = 0; row0 < rows; row0 += 16) {
         float acc[1][4] = {};
-        tile_product<Chunk::kInverse>(acc, operand<Sum::kDownColumn, false>(c.inverse, row0),
-                                      operand<Sum::kDownColumn, false>(d.dvn, column0), row0, rows);
+        tile_product<Chunk::kInverse>(acc, operand<Sum::kDownColumn>(c.inverse, row0),
+                                      operand<Sum::kDownColumn>(d.dvn, column0), row0, rows);
         __syncwarp();
         store_row_products(acc, c.v, row0, column0, d.beta_part + item * rows);
         each_pair<1>([&](int n, int high, int row, int column) {
           const int i = row0 + row, p = column0 + column;
-          d.dvn.pair(i, p) = make_float2(stored_operand<kPrecision>(acc[n][2 * high]),
-                                         stored_operand<kPrecision>(acc[n][2 * high + 1]));
+          d.dvn.pair(i, p) = make_float2(rounded_operand<kPrecision>(acc[n][2 * high]),
+                                         rounded_operand<kPrecision>(acc[n][2 * high + 1]));
           if (i >= length || p >= columns || a.dproj.data == nullptr) return;
           const int64_t at = i * static_cast<int64_t>(a.width) + a.v + h * a.headdim + p0 + p;
           float2 dv = make_float2(c.beta[i] * acc[n][2 * high], c.beta[i] * acc[n][2 * high + 1]);
@@ -276,7 +194,7 @@ __global__ void __launch_bounds__(kScanThreads, kRows > 0 ? 2 : 1)
 
     // ---- through the squares: kk <- diag(beta) dA Dec, scores <- dPm Dec
     const int triangle = blocks * (blocks + 1) / 2;
-    for (int item = warp_id(); item < 2 * triangle; item += kScanWarps) {
+    for (int item = warp_id(); item < 2 * triangle; item += Chunk::kWarps) {
       const bool keys = item < triangle;
       const int2 block = Chunk::lower_block(keys ? item : item - triangle);
       float acc[2][4] = {};
@@ -298,7 +216,7 @@ __global__ void __launch_bounds__(kScanThreads, kRows > 0 ? 2 : 1)
           const float product = counts ? x * old[e] : 0.0f;
           row_part[high] += product;
           column_part[n][e] += weight * product;
-          next[e] = counts ? weight * x * c.decay(i, j) : 0.0f;
+          next[e] = rounded_operand<kPrecision>(counts ? weight * x * c.decay(i, j) : 0.0f);
         }
         at = make_float2(next[0], next[1]);
       });
@@ -321,7 +239,7 @@ __global__ void __launch_bounds__(kScanThreads, kRows > 0 ? 2 : 1)
     __syncthreads();
 
     // ---- dq and dk, this block's parts
-    for (int item = warp_id(); item < 2 * blocks * blocks_k; item += kScanWarps) {
+    for (int item = warp_id(); item < 2 * blocks * blocks_k; item += Chunk::kWarps) {
       const bool keys = item >= blocks * blocks_k;
       const int place = keys ? item - blocks * blocks_k : item;
       const int row0 = place / blocks_k * 16, block = place % blocks_k, column0 = block * 16;
@@ -343,11 +261,11 @@ __global__ void __launch_bounds__(kScanThreads, kRows > 0 ? 2 : 1)
             acc[n][2 * high] += end[n][2 * high], acc[n][2 * high + 1] += end[n][2 * high + 1];
           });
         }
-        tile_product<kPrecision>(acc, operand<Sum::kDownColumn, false>(c.scores, row0),
+        tile_product<kPrecision>(acc, operand<Sum::kDownColumn>(c.scores, row0),
                                  operand<Sum::kDownColumn>(c.q, column0), row0, rows);
-        tile_product<kPrecision>(acc, operand<Sum::kAlongRow, false>(c.kk, row0),
+        tile_product<kPrecision>(acc, operand<Sum::kAlongRow>(c.kk, row0),
                                  operand<Sum::kDownColumn>(c.k, column0), 0, row0 + 16);
-        tile_product<kPrecision>(acc, operand<Sum::kDownColumn, false>(c.kk, row0),
+        tile_product<kPrecision>(acc, operand<Sum::kDownColumn>(c.kk, row0),
                                  operand<Sum::kDownColumn>(c.k, column0), row0, rows);
       } else {
         if (!first) {
@@ -356,7 +274,7 @@ __global__ void __launch_bounds__(kScanThreads, kRows > 0 ? 2 : 1)
           scale_pair_rows(acc, c.decay.from_start[row0 + g], c.decay.from_start[row0 + g + 8]);
           store_row_products(acc, c.q, row0, column0, d.entry_part + block * rows);
         }
-        tile_product<kPrecision>(acc, operand<Sum::kAlongRow, false>(c.scores, row0),
+        tile_product<kPrecision>(acc, operand<Sum::kAlongRow>(c.scores, row0),
                                  operand<Sum::kDownColumn>(c.k, column0), 0, row0 + 16);
       }
       each_pair<2>([&](int n, int high, int row, int column) {
@@ -377,7 +295,7 @@ __global__ void __launch_bounds__(kScanThreads, kRows > 0 ? 2 : 1)
     const float whole = *c.decay.whole;
     if (!first) {
       const int per_row = V / (8 * kStateBlocks);
-      for (int item = warp_id(); item < blocks_k * per_row; item += kScanWarps) {
+      for (int item = warp_id(); item < blocks_k * per_row; item += Chunk::kWarps) {
         const int n0 = item / per_row * 16, column0 = item % per_row * (8 * kStateBlocks);
         float acc[kStateBlocks][4] = {};
         tile_product<kPrecision, true>(acc, operand<Sum::kDownColumn>(c.q, n0),
@@ -412,122 +330,48 @@ __global__ void __launch_bounds__(kScanThreads, kRows > 0 ? 2 : 1)
       if (i < length) a.dscalar.at(member)[((token0 + i) * slots + slot) * 2] = dbeta + dkk;
       if (i == 0) {
         float sum = 0;
-        for (int w = 0; w < kScanWarps; ++w) sum += d.warp_part[w];
-        d.warp_part[kScanWarps] = whole * sum;
+        for (int w = 0; w < Chunk::kWarps; ++w) sum += d.warp_part[w];
+        d.warp_part[Chunk::kWarps] = whole * sum;
       }
     }
     __syncthreads();
     if (thread < length) {  // beside the next chunk's loads
       const int m = thread;
-      float dg = d.warp_part[kScanWarps];
+      float dg = d.warp_part[Chunk::kWarps];
       for (int i = 0; i < length; ++i) dg += i >= m ? d.dc[i] : d.df[i];
       a.dscalar.at(member)[((token0 + m) * slots + slot) * 2 + 1] = first && m == 0 ? 0.0f : dg;
     }
   }
 }
 
-/// dproj of q, k, a and b, and a block's sums for ddt_bias and dA_log. kK: d_state, 0 where it is known at run time.
-template <int kK>
-__global__ void __launch_bounds__(kScanThreads)
-    delta_tail_kernel(const __grid_constant__ BackwardArgs a) {
-  const int member = blockIdx.y, K = kK > 0 ? kK : a.d_state, slots = a.nheads * a.tiles;
-  const int block = static_cast<int>(blockIdx.x) / 2,
-            side = static_cast<int>(blockIdx.x) % 2;  // q, k
-  const int64_t token0 = static_cast<int64_t>(block) * kTailTokens;
-  const int length = static_cast<int>(min(static_cast<int64_t>(kTailTokens), a.tokens() - token0));
-  float* dproj = a.dproj.at(member);
-  const float* proj = a.proj.at(member);
-  const int i = static_cast<int>(threadIdx.x) / kRowLanes;
-  const int64_t token = token0 + min(i, length - 1);
-  const int slots_per_group = slots / a.ngroups;
-  for (int group = 0; group < a.ngroups && dproj != nullptr; ++group) {
-    const int64_t at = token * a.width + (side == 0 ? 0 : a.k) + group * K;
-    const float* parts =
-        a.dqk.at(member) + (token * slots + group * slots_per_group) * 2 * K + side * K;
-    RowPairs<kK> raw, sum{};
-    raw.load(proj + at, K, a.vectors);
-#pragma unroll 2
-    for (int s = 0; s < slots_per_group; ++s) {
-      RowPairs<kK> part;
-      part.load(parts + s * 2 * K, K, a.vectors);
-#pragma unroll
-      for (int j = 0; j < RowPairs<kK>::kPairs; ++j)
-        sum.x[j].x += part.x[j].x, sum.x[j].y += part.x[j].y;
-    }
-    RowPairs<kK> x = raw;
-    if (a.activate) x.activate();
-    const float inverse = x.inverse_length(), along = sum.dot(x) * inverse * inverse;
-#pragma unroll
-    for (int j = 0; j < RowPairs<kK>::kPairs; ++j) {
-      const int column = RowPairs<kK>::column(j);
-      if (i >= length || column >= K) continue;
-      float2 dx = make_float2(inverse * (sum.x[j].x - x.x[j].x * along),
-                              inverse * (sum.x[j].y - x.x[j].y * along));
-      if (a.activate) dx.x *= silu_slope(raw.x[j].x), dx.y *= silu_slope(raw.x[j].y);
-      if (column + 1 < K) {
-        store2(dproj + at + column, dx.x, dx.y, a.vectors);
-      } else {
-        dproj[at + column] = dx.x;
-      }
-    }
-  }
-  if (side != 0) return;
-  static_assert(kTailTokens == kWarp);
-  for (int h = warp_id(); h < a.nheads; h += kScanWarps) {
-    const int lane = lane_id();
-    float draw = 0, dA_log = 0;
-    if (lane < length) {
-      const int64_t row = (token0 + lane) * a.width;
-      float dbeta = 0, dg = 0;
-      for (int tile = 0; tile < a.tiles; ++tile) {
-        const float* part =
-            a.dscalar.at(member) + ((token0 + lane) * slots + h * a.tiles + tile) * 2;
-        dbeta += part[0], dg += part[1];
-      }
-      const float s = sigmoidf(__ldg(proj + row + a.b + h));
-      if (dproj != nullptr) dproj[row + a.b + h] = dbeta * a.beta_max * s * (1 - s);
-      if (a.decay) {
-        const float rate = expf(a.A_log.at(member)[h]),
-                    x = __ldg(proj + row + a.a + h) + a.dt_bias.at(member)[h];
-        draw = -dg * rate * sigmoidf(x);
-        dA_log = -dg * rate * softplusf(x);
-        if (dproj != nullptr) dproj[row + a.a + h] = draw;
-      }
-    }
-    draw = warp_sum(draw), dA_log = warp_sum(dA_log);
-    if (lane == 0) {
-      float* to = a.partials.at(member) + static_cast<int64_t>(block) * 2 * a.nheads;
-      to[h] = draw, to[a.nheads + h] = dA_log;
-    }
-  }
-}
-
-template <Precision kPrecision, int kRows, int kK, int kV>
-int backward_bytes(int rows, int d_state, int headdim) {
-  using Chunk = DeltaChunk<kPrecision, kRows, kK, kV>;
-  const typename Chunk::Sizes size{rows, round16(d_state),
-                                   round16(std::min(headdim, kDeltaColumns))};
+template <Precision kPrecision, int kRows, int kK, int kV, int kThreads>
+int backward_bytes(int rows, int d_state, int columns) {
+  using Chunk = DeltaChunk<kPrecision, kRows, kK, kV, kThreads>;
+  const typename Chunk::Sizes size{rows, round16(d_state), round16(columns)};
   return (Chunk::floats(size) + Adjoint<typename Chunk::Sizes>::floats(size)) *
          static_cast<int>(sizeof(float));
 }
 
-template <Precision kPrecision, int kRows, int kK, int kV>
+template <Precision kPrecision, int kRows, int kK, int kV, int kThreads>
 void launch_sized(const BackwardArgs& a, int members, CUstream_st* stream) {
-  const int bytes = backward_bytes<kPrecision, kRows, kK, kV>(a.rows, a.d_state, a.headdim);
-  const auto kernel = delta_bwd_kernel<kPrecision, kRows, kK, kV>;
+  const int bytes = backward_bytes<kPrecision, kRows, kK, kV, kThreads>(
+      a.rows, a.d_state, std::min(a.headdim, a.tile_columns));
+  const auto kernel = delta_bwd_kernel<kPrecision, kRows, kK, kV, kThreads>;
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
         "gated_delta_scan_bwd");
-  kernel<<<member_grid(static_cast<int64_t>(a.batch) * a.nheads * a.tiles, members), kScanThreads,
+  kernel<<<member_grid(static_cast<int64_t>(a.batch) * a.nheads * a.tiles, members), kThreads,
            static_cast<size_t>(bytes), stream>>>(a);
   check_launch("gated_delta_scan_bwd");
 }
 
 template <Precision kPrecision>
 void launch_precision(const BackwardArgs& a, int members, CUstream_st* stream) {
-  if (a.sized()) {
-    launch_sized<kPrecision, 32, 64, 64>(a, members, stream);
+  if (a.wide()) {
+    launch_sized<kPrecision, 32, 64, 2 * kDeltaColumns, 2 * kScanThreads>(a, members, stream);
+  } else if (a.is_sized) {
+    launch_sized<kPrecision, 32, 64, kDeltaColumns, kScanThreads>(a, members, stream);
   } else {
-    launch_sized<kPrecision, 0, 0, 0>(a, members, stream);
+    launch_sized<kPrecision, 0, 0, 0, kScanThreads>(a, members, stream);
   }
 }
 
@@ -598,8 +442,8 @@ bool fits_shared(int headdim, int d_state, int chunk, int device) {
     cudaGetLastError();  // no device is an answer here, not an error
     shared_bytes = 227 * 1024;
   }
-  return backward_bytes<Precision::kFp32, 0, 0, 0>(round16(chunk), d_state, headdim) <=
-         shared_bytes;
+  return backward_bytes<Precision::kFp32, 0, 0, 0, kScanThreads>(
+             round16(chunk), d_state, std::min(headdim, kDeltaColumns)) <= shared_bytes;
 }
 
 }  // namespace

@@ -49,6 +49,9 @@ std::vector<Case> scan_cases(Op op) {
     for (const int seqlen : kSeqlens)
       out.push_back(scan_case(op, attrs(1, headdim, 1, 64), batch_of(seqlen), seqlen));
   }
+  out.push_back(
+      scan_case(op, attrs(1, 128, 1, 64), 128, 40));  // enough blocks for 128 columns each
+  out.push_back(scan_case(op, attrs(4, 128, 2, 64), 33, 40));
   for (const int chunk : {16, 32, 48, 64, 5}) {
     GatedDeltaScanAttrs a = attrs(2, 32, 1, 64);
     a.chunk_size = chunk;
@@ -70,12 +73,15 @@ std::vector<Case> scan_cases(Op op) {
     out.push_back(scan_case(op, attrs(2, headdim, 1, d_state), 2, 129));
     out.push_back(scan_case(op, attrs(4, headdim, 2, d_state), 2, 40));
   }
-  for (const auto& [headdim, d_state] : {std::pair{64, 64}, {32, 16}, {5, 7}}) {
+  for (const auto& [headdim, d_state] : {std::pair{64, 64}, {128, 64}, {32, 16}, {5, 7}}) {
     for (int bits = 1; bits < 16; ++bits) {
+      if (headdim == 128 && bits != 6 && bits != 9)
+        continue;  // large: enough blocks for 128 columns each
       GatedDeltaScanAttrs a = attrs(2, headdim, 1, d_state);
       a.beta_max = bits & 1 ? 2 : 1, a.decay = !(bits & 2), a.gate = !(bits & 4);
       a.activate = bits & 8;
-      out.push_back(scan_case(op, a, 2, 97,
+      const int batch = headdim == 128 ? 64 : 2;
+      out.push_back(scan_case(op, a, batch, batch == 64 ? 36 : 97,
                               std::string(bits & 1 ? "_Signed" : "") + (a.decay ? "" : "_NoDecay") +
                                   (a.gate ? "" : "_NoGate") + (a.activate ? "_Activate" : "")));
     }
