@@ -8,6 +8,7 @@
 #include <limits>
 
 #include "kernels/cpu/run_op.h"
+#include "models/model.h"
 
 namespace statelab {
 namespace {
