@@ -73,6 +73,7 @@ class Works {
     for (const bool backward : {false, true}) each_length([&](int t) { mamba3(t, backward); });
     for (const bool backward : {false, true}) each_length([&](int t) { mamba2(t, backward); });
     for (const bool backward : {false, true}) each_length([&](int t) { lstm(t, backward); });
+    for (const bool backward : {false, true}) each_length([&](int t) { gated_delta(t, backward); });
     const ModelConfig model;
     const int d_proj = mamba3_attrs(model).d_proj();
     for (const Op op : {Op::kLinear, Op::kLinearBwdX, Op::kLinearBwdW})
@@ -114,6 +115,7 @@ class Works {
     ModelConfig config;
     config.mixer = mixer;
     config.vocab_size = kVocab;
+    if (mixer == "gated_delta_net") config.headdim = config.d_inner();
     return computed_on(device_, config);
   }
 
@@ -204,6 +206,28 @@ class Works {
                                      std::move(in), threads);
       out.insert(out.begin() + 4, std::move(y));  // its backward op reads y as well
       return out;
+    };
+  }
+
+  /// One head of 64 keys and 128 values, as the project's runs have it.
+  void gated_delta(int seqlen, bool backward) {
+    const GatedDeltaScanAttrs a = gated_delta_attrs(model("gated_delta_net"));
+    BenchWork& w =
+        add(backward ? Op::kGatedDeltaScanBwd : Op::kGatedDeltaScan, scan_name(a), a, seqlen);
+    const double L = std::min(a.chunk_size, seqlen), K = a.d_state, V = a.headdim;
+    w.flop = tokens(seqlen) * a.nheads *
+             ((L + 1) * (backward ? 6 * K + 5 * V : 2 * K + 2 * V) +
+              (seqlen > a.chunk_size ? (backward ? 14 : 6) * K * V : 0));
+    w.operands = [=](int batch, int threads) -> Arrays {
+      Draws draws;
+      const Shape heads{a.nheads};
+      OpArray proj = draws.real({batch, seqlen, a.d_proj()}, -1.5, 1.5);
+      OpArray dt_bias = draws.real(heads, -3, 0), a_log = draws.real(heads, 0, 2.7);
+      OpArray norm = draws.real({a.headdim}, 0.5, 1.5);
+      Arrays in = {std::move(proj), std::move(dt_bias), std::move(a_log), std::move(norm)};
+      if (!backward) return in;
+      return backward_operands(Op::kGatedDeltaScan, a, draws.real({batch, seqlen, a.d_inner()}),
+                               std::move(in), threads);
     };
   }
 
@@ -330,7 +354,8 @@ double largest_difference(const OpArray& actual, const OpArray& expected, bool a
 
 /// The gradient of an absent operand says nothing.
 bool is_compared(Op op, const Arrays& operands, size_t output) {
-  return op != Op::kMamba3ScanBwd || !operands[output + 1].absent;
+  const bool one_each = op == Op::kMamba3ScanBwd || op == Op::kGatedDeltaScanBwd;
+  return !one_each || !operands[output + 1].absent;
 }
 
 Precision precision_of(const BenchWork& work, const ComputeDevice& device) {

@@ -97,6 +97,7 @@ struct Workload {
   Workload(const Work& work, const ComputeDevice& device)
       : task(make_task(TaskConfig{})), members(static_cast<size_t>(work.members)) {
     shape.model.mixer = work.mixer;
+    if (work.mixer == "gated_delta_net") shape.model.headdim = shape.model.d_inner();  // one head
     shape.model.n_layers = work.n_layers;
     shape.model.vocab_size = task->vocab_size();
     shape.model.pad_vocab_multiple = 16;  // the published timings' vocabulary
@@ -136,8 +137,9 @@ double train_flop_per_token(const ModelConfig& model, int seqlen) {
   if (model.tie_embeddings) weights += static_cast<double>(model.padded_vocab()) * model.d_model;
   if (model.mixer == "lstm") return 6 * weights;  // all of its products are with weights
   const double L = std::min(model.chunk_size, seqlen), N = model.d_state, P = model.headdim;
-  double head = (L + 1) * (N + P) + (L + 1) * (3 * N + 2 * P);
-  if (seqlen > model.chunk_size) head += 14 * N * P;
+  const bool delta = model.mixer == "gated_delta_net" || model.mixer == "delta_net";
+  double head = (L + 1) * (delta ? 8 * N + 7 * P : 4 * N + 3 * P);
+  if (seqlen > model.chunk_size) head += (delta ? 20 : 14) * N * P;
   return 6 * weights + model.n_layers * model.nheads() * head;
 }
 
@@ -193,13 +195,18 @@ BenchCudaReport bench_train_cuda(const BenchTrainOptions& options, const Compute
   const double tolerance = device.precision == Precision::kFp32   ? 1e-4
                            : device.precision == Precision::kTf32 ? 2e-3
                                                                   : 2e-2;
-  for (const Work& work : {Work{"mamba3, 3 layers, 160 tokens", "mamba3", 3, 161, 1},
-                           Work{"mamba3, 3 layers, 160 tokens, 16 runs", "mamba3", 3, 161, 16},
-                           Work{"mamba3, 1 layer, 40 tokens", "mamba3", 1, 41, 1},
-                           Work{"mamba3, 1 layer, 40 tokens, 16 runs", "mamba3", 1, 41, 16},
-                           Work{"lstm, 3 layers, 160 tokens", "lstm", 3, 161, 1},
-                           Work{"lstm, 1 layer, 40 tokens", "lstm", 1, 41, 1},
-                           Work{"lstm, 1 layer, 40 tokens, 16 runs", "lstm", 1, 41, 16}}) {
+  for (const Work& work :
+       {Work{"mamba3, 3 layers, 160 tokens", "mamba3", 3, 161, 1},
+        Work{"mamba3, 3 layers, 160 tokens, 16 runs", "mamba3", 3, 161, 16},
+        Work{"mamba3, 1 layer, 40 tokens", "mamba3", 1, 41, 1},
+        Work{"mamba3, 1 layer, 40 tokens, 16 runs", "mamba3", 1, 41, 16},
+        Work{"mamba2, 3 layers, 160 tokens", "mamba2", 3, 161, 1},
+        Work{"mamba2, 3 layers, 160 tokens, 16 runs", "mamba2", 3, 161, 16},
+        Work{"gated_delta_net, 3 layers, 160 tokens", "gated_delta_net", 3, 161, 1},
+        Work{"gated_delta_net, 3 layers, 160 tokens, 16 runs", "gated_delta_net", 3, 161, 16},
+        Work{"lstm, 3 layers, 160 tokens", "lstm", 3, 161, 1},
+        Work{"lstm, 1 layer, 40 tokens", "lstm", 1, 41, 1},
+        Work{"lstm, 1 layer, 40 tokens, 16 runs", "lstm", 1, 41, 16}}) {
     Workload load(work, device);
     check_first_step(load.shape, *load.data, *load.cohort, work.name, tolerance);
     const auto steps = [&](int64_t n) {

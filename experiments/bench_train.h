@@ -71,6 +71,7 @@ struct BenchCudaReport {
 /// (2 per weight) and the products inside the scan with L = min(chunk_size, seqlen) tokens a chunk,
 ///   per head, forward (L + 1)(N + P) and backward (L + 1)(3 N + 2 P), both over the lower triangle only,
 ///   and per chunk border 4 N P forward and 10 N P backward.
+///   The delta rule's: (L + 1)(2 N + 2 P) and (L + 1)(6 N + 5 P), its square's inverse not counted; 6 N P and 14 N P.
 /// Elementwise work is not counted.
 double train_flop_per_token(const ModelConfig& model, int seqlen);
 

@@ -184,8 +184,8 @@ GatedDeltaScanAttrs gated_delta_attrs(const ModelConfig& c) {
 
 ModelConfig computed_on(const ComputeDevice& device, ModelConfig c) {
   if (!device.is_cuda() || c.mixer == "lstm") return c;
-  c.chunk_size =
-      cuda_chunk_size(c.headdim, c.d_state, c.scan == "recurrent" ? 1 : c.chunk_size, device.index);
+  c.chunk_size = (is_delta(c) ? cuda_delta_chunk_size : cuda_chunk_size)(
+      c.headdim, c.d_state, c.scan == "recurrent" ? 1 : c.chunk_size, device.index);
   c.scan = "chunked";
   return c;
 }

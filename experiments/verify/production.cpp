@@ -1,6 +1,7 @@
 #include "experiments/verify/production.h"
 
 #include <mutex>
+#include <type_traits>
 
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/kernel.h"
@@ -12,7 +13,9 @@ namespace {
 template <class Attrs>
 void fit_chunks(Attributes& attributes) {
   if (auto* a = std::get_if<Attrs>(&attributes)) {
-    a->chunk_size = cuda_chunk_size(a->headdim, a->d_state, a->chunked ? a->chunk_size : 1);
+    constexpr bool kDelta = std::is_same_v<Attrs, GatedDeltaScanAttrs>;
+    a->chunk_size = (kDelta ? cuda_delta_chunk_size : cuda_chunk_size)(
+        a->headdim, a->d_state, a->chunked ? a->chunk_size : 1, 0);
     a->chunked = true;
   }
 }

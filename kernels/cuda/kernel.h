@@ -48,6 +48,9 @@ std::string cuda_limit(const CallShapes& shapes);
 /// capability 9.0 where there is none). Equal on devices of one model.
 int cuda_chunk_size(int headdim, int d_state, int chunk_size, int device = 0);
 
+/// The same for gated_delta_scan: at most 32, where its kernels are fastest. They take up to 64 where those fit.
+int cuda_delta_chunk_size(int headdim, int d_state, int chunk_size, int device = 0);
+
 /// Supplies the rows of a draw op on the device, for all members.
 class CudaDraw {
  public:

@@ -26,6 +26,7 @@ std::vector<CudaDevice> cuda_devices(std::string* reason) {
 const CudaKernel& cuda_kernel(Op) { refuse(); }
 std::string cuda_limit(const CallShapes&) { return kReason; }
 int cuda_chunk_size(int, int, int chunk_size, int) { return chunk_size; }
+int cuda_delta_chunk_size(int, int, int chunk_size, int) { return chunk_size; }
 
 std::vector<OpRun> run_op_cuda(Op, const Attributes&, const std::vector<std::vector<OpArray>>&,
                                Precision, int) {

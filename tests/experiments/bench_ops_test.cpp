@@ -8,6 +8,7 @@
 #include <limits>
 
 #include "kernels/cpu/run_op.h"
+#include "models/model.h"
 
 namespace statelab {
 namespace {
@@ -16,7 +17,7 @@ using testing::HasSubstr;
 
 TEST(BenchOps, WorksAreTheOpsOfTrainingAtTheirShapes) {
   const std::vector<BenchWork> works = bench_works(ComputeDevice{}, 256);
-  EXPECT_EQ(works.size(), 43u);
+  EXPECT_EQ(works.size(), 47u);
   size_t rows = 0;
   for (const BenchWork& w : works) {
     rows += w.members.size();
@@ -30,7 +31,7 @@ TEST(BenchOps, WorksAreTheOpsOfTrainingAtTheirShapes) {
       EXPECT_EQ(a.nangles, 16);
     }
   }
-  EXPECT_EQ(rows, 65u);
+  EXPECT_EQ(rows, 71u);
 }
 
 /// bench train counts the same operations for whole steps: its weights, less the head's, are in_proj and out_proj.
@@ -38,14 +39,22 @@ TEST(BenchOps, OperationsAddUpToThoseOfATrainingStep) {
   ModelConfig model;
   model.vocab_size = 16;
   const double head = 6.0 * 16 * 64;
+  ModelConfig delta = model;
+  delta.mixer = "gated_delta_net", delta.headdim = delta.d_inner();
+  const double delta_weights = 6.0 * 64 * (gated_delta_attrs(delta).d_proj() + delta.d_inner());
   for (const int seqlen : {40, 160}) {
-    double flop = 0;
+    double flop = 0, delta_flop = 0;
     for (const BenchWork& w : bench_works(ComputeDevice{}, 256)) {
       const bool others = w.op == Op::kMamba2Scan || w.op == Op::kMamba2ScanBwd ||
                           w.op == Op::kLstm || w.op == Op::kLstmBwd;
-      if (w.seqlen == seqlen && !others) flop += w.flop;
+      if (w.seqlen != seqlen || others) continue;
+      const bool of_delta = w.op == Op::kGatedDeltaScan || w.op == Op::kGatedDeltaScanBwd;
+      (of_delta ? delta_flop : flop) += w.flop;
     }
     EXPECT_NEAR(flop / (256.0 * seqlen), train_flop_per_token(model, seqlen) - head, 1e-6)
+        << seqlen;
+    EXPECT_NEAR(delta_flop / (256.0 * seqlen),
+                train_flop_per_token(delta, seqlen) - head - delta_weights, 1e-6)
         << seqlen;
   }
 }
