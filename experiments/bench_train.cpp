@@ -194,7 +194,9 @@ BenchCudaReport bench_train_cuda(const BenchTrainOptions& options, const Compute
   for (const Work& work : {Work{"mamba3, 3 layers, 160 tokens", "mamba3", 3, 161, 1},
                            Work{"mamba3, 3 layers, 160 tokens, 16 runs", "mamba3", 3, 161, 16},
                            Work{"mamba3, 1 layer, 40 tokens", "mamba3", 1, 41, 1},
-                           Work{"mamba3, 1 layer, 40 tokens, 16 runs", "mamba3", 1, 41, 16}}) {
+                           Work{"mamba3, 1 layer, 40 tokens, 16 runs", "mamba3", 1, 41, 16},
+                           Work{"mamba2, 3 layers, 160 tokens", "mamba2", 3, 161, 1},
+                           Work{"mamba2, 1 layer, 40 tokens, 16 runs", "mamba2", 1, 41, 16}}) {
     Workload load(work, device);
     check_first_step(load.shape, *load.data, *load.cohort, work.name, tolerance);
     const auto steps = [&](int64_t n) {
@@ -210,6 +212,7 @@ BenchCudaReport bench_train_cuda(const BenchTrainOptions& options, const Compute
     row.seqlen = load.shape.stages[0].seqlen;
     row.members = work.members;
     row.parameters = load.cohort->parameter_count();
+    row.launches = load.cohort->launches();
     row.step_ms = t.median * 1e3;
     row.member_ms = row.step_ms / work.members;
     row.spread_pct = t.spread_pct;

@@ -146,7 +146,7 @@ std::vector<std::string> complete_word(WordKind kind, const std::string& databas
     } else if (kind == WordKind::kShell) {
       out = {"bash", "zsh", "fish"};
     } else if (kind == WordKind::kBench) {
-      out = {"train", "ops"};
+      out = {"train", "eval", "ops"};
     } else if (kind == WordKind::kVerification) {
       out = {"rope", "discretization", "gradients", "backends", "exact"};
     } else if (kind == WordKind::kConfig || kind == WordKind::kDatabase) {
