@@ -1,4 +1,4 @@
-// y = x B^T [+ add], see RowProduct. The weight lives in the registers of a block's warps, rows stream past it.
+// y = x B^T, see RowProduct. The weight lives in the registers of a block's warps, rows stream past it.
 //
 //   A warp holds kM x 16 columns of y by kK x 16 of the inner extent of the weight as mma's left operand, so an accumulator is a
 //   tile of y^T: columns 2 g, 2 g + 1 of rows 2 t, 2 t + 1 (g = lane / 4, t = lane % 4), and a store writes 64 bytes of each of
@@ -34,42 +34,23 @@ struct RowArgs {
   int64_t tiles;
 };
 
-__device__ __forceinline__ float2 plus(float2 a, const float* b) {
-  const float2 other = __ldg(reinterpret_cast<const float2*>(b));
-  return make_float2(a.x + other.x, a.y + other.y);
-}
-
-/// `floats` gathered floats, an even number, to y. All threads take part; no barrier inside. Without an addend, Hopper's bulk
-/// copy takes them, and wait_gathered() waits until it has read them.
-__device__ __forceinline__ void leave_gathered(const float* from, const float* add, float* y,
-                                               int floats) {
+/// `floats` gathered floats, an even number, to y. All threads take part; no barrier inside. Hopper's bulk copy takes them, and
+/// wait_gathered() waits until it has read them.
+__device__ __forceinline__ void leave_gathered(const float* from, float* y, int floats) {
   const int whole = floats / 4 * 4;
 #if __CUDA_ARCH__ >= 900
-  if (add == nullptr) {
-    if (threadIdx.x != 0) return;
+  if (threadIdx.x == 0) {
     asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(y),
                  "r"(shared_address(from)), "r"(4 * whole)
                  : "memory");
     asm volatile("cp.async.bulk.commit_group;" ::: "memory");
-    if (floats > whole)
-      *reinterpret_cast<float2*>(y + whole) = *reinterpret_cast<const float2*>(from + whole);
-    return;
   }
+#else
+  for (int i = 4 * static_cast<int>(threadIdx.x); i < whole; i += 4 * static_cast<int>(blockDim.x))
+    *reinterpret_cast<float4*>(y + i) = *reinterpret_cast<const float4*>(from + i);
 #endif
-  for (int i = 4 * static_cast<int>(threadIdx.x); i < whole;
-       i += 4 * static_cast<int>(blockDim.x)) {
-    float4 v = *reinterpret_cast<const float4*>(from + i);
-    if (add != nullptr) {
-      const float4 other = __ldg(reinterpret_cast<const float4*>(add + i));
-      v.x += other.x, v.y += other.y, v.z += other.z, v.w += other.w;
-    }
-    *reinterpret_cast<float4*>(y + i) = v;
-  }
-  if (threadIdx.x == 0 && floats > whole) {
-    float2 pair = *reinterpret_cast<const float2*>(from + whole);
-    if (add != nullptr) pair = plus(pair, add + whole);
-    *reinterpret_cast<float2*>(y + whole) = pair;
-  }
+  if (threadIdx.x == 0 && floats > whole)
+    *reinterpret_cast<float2*>(y + whole) = *reinterpret_cast<const float2*>(from + whole);
 }
 __device__ __forceinline__ void wait_gathered() {
 #if __CUDA_ARCH__ >= 900
@@ -85,8 +66,8 @@ __device__ __forceinline__ void fence_gathered() {
 
 /// Sums of the k_groups' tiles, kWidth columns from n0 of y on.
 template <int kWidth>
-__device__ __forceinline__ void leave_summed(const RowArgs& a, const float* from, int n0,
-                                             const float* add, float* y, int rows) {
+__device__ __forceinline__ void leave_summed(const RowArgs& a, const float* from, int n0, float* y,
+                                             int rows) {
   constexpr int kQuads = kWidth / 4, kPitch = kWidth + 4;
   const int group = a.tile_rows * kPitch;
   for (int i = static_cast<int>(threadIdx.x); i < rows * kQuads;
@@ -101,13 +82,8 @@ __device__ __forceinline__ void leave_summed(const RowArgs& a, const float* from
       v.x += other.x, v.y += other.y, v.z += other.z, v.w += other.w;
     }
     const int at = r * a.p.n + n;
-    float2 pair = make_float2(v.x, v.y);
-    if (add != nullptr) pair = plus(pair, add + at);
-    *reinterpret_cast<float2*>(y + at) = pair;
-    if (n + 2 >= a.p.n) continue;
-    pair = make_float2(v.z, v.w);
-    if (add != nullptr) pair = plus(pair, add + at + 2);
-    *reinterpret_cast<float2*>(y + at + 2) = pair;
+    *reinterpret_cast<float2*>(y + at) = make_float2(v.x, v.y);
+    if (n + 2 < a.p.n) *reinterpret_cast<float2*>(y + at + 2) = make_float2(v.z, v.w);
   }
 }
 
@@ -131,7 +107,6 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp, 1)
   const int64_t stride = gridDim.x / static_cast<unsigned>(a.column_groups);
   const int64_t first = blockIdx.x / static_cast<unsigned>(a.column_groups);
   const float* x = p.x + blockIdx.y * p.x_member;
-  const float* add = p.add == nullptr ? nullptr : p.add + blockIdx.y * p.add_member;
   float* const y = p.y + blockIdx.y * p.y_member;
 
   RowTile<kChunks> rows(a.tile_rows, p.k, a.pitch, slots);
@@ -193,11 +168,10 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp, 1)
     const int64_t row = tile * a.tile_rows;
     const int here = static_cast<int>(min(int64_t{a.tile_rows}, p.rows - row));
     const float* from = outs + buffer * a.out_floats;
-    const float* add_tile = add == nullptr ? nullptr : add + row * p.n;
     if constexpr (kLeave == Leave::kGathered) {
-      leave_gathered(from, add_tile, y + row * p.n, here * p.n);
+      leave_gathered(from, y + row * p.n, here * p.n);
     } else if constexpr (kLeave == Leave::kSummed) {
-      leave_summed<kM * 16>(a, from, block_n, add_tile, y + row * p.n, here);
+      leave_summed<kM * 16>(a, from, block_n, y + row * p.n, here);
     }
   };
   int current = 0;
@@ -221,7 +195,6 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp, 1)
         const int64_t row0 = tile * a.tile_rows + row, at = row0 * p.n + n0 + 2 * g;
         const int left = static_cast<int>(min(int64_t{16}, p.rows - row0));
         float* const to = y + at;
-        const float* const more = add == nullptr ? nullptr : add + at;
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
           const int j = i / 2, e = i % 2, next = (8 * j + e) * p.n;
@@ -229,9 +202,8 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp, 1)
 #pragma unroll
           for (int m = 0; m < kM; ++m) {
             if (n0 + 16 * m + 2 * g >= p.n) continue;
-            float2 pair = make_float2(acc[m][j][e], acc[m][j][2 + e]);
-            if (more != nullptr) pair = plus(pair, more + next + 16 * m);
-            *reinterpret_cast<float2*>(to + next + 16 * m) = pair;
+            *reinterpret_cast<float2*>(to + next + 16 * m) =
+                make_float2(acc[m][j][e], acc[m][j][2 + e]);
           }
         }
       } else {
@@ -301,7 +273,9 @@ Leave share(RowArgs& a) {
   const int tiles_n = up(p.n, 16 * kM), most = a.k_groups > 1 ? 1 : kMaxWarps;
   a.column_groups = up(tiles_n, most);
   a.n_groups = up(tiles_n, a.column_groups);
-  a.r_groups = std::clamp(kMaxWarps / (a.n_groups * a.k_groups), 1, 4);
+  // A narrow product needs more rows at once, as long as every multiprocessor gets some.
+  const int most_rows = static_cast<int>(std::clamp<int64_t>(p.rows / 4096, 4, kMaxWarps));
+  a.r_groups = std::clamp(kMaxWarps / (a.n_groups * a.k_groups), 1, most_rows);
   const int threads = a.n_groups * a.k_groups * a.r_groups * kWarp;
   const Leave leave = a.k_groups > 1                         ? Leave::kSummed
                       : p.n % 8 != 0 && a.column_groups == 1 ? Leave::kGathered
