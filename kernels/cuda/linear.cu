@@ -240,9 +240,20 @@ int64_t workspace_bwd_w(const CallShapes& c) {
   return parts == 1 ? 0 : parts * c.out[0].shape.size() * 4;
 }
 
+__global__ void sum_splits(const float* parts, int64_t member_stride, int64_t split_stride,
+                           int splits, float* out, int64_t out_stride, int64_t n) {
+  const int64_t i = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x;
+  if (i >= n) return;
+  const float* from = parts + blockIdx.y * member_stride + i;
+  float sum = 0;
+#pragma unroll 8
+  for (int s = 0; s < splits; ++s) sum += from[s * split_stride];
+  out[blockIdx.y * out_stride + i] = sum;
+}
+
 constexpr int kSumShares = 8;
 
-/// out = sum of the parts, shares of them in order, then the shares; 128 elements a block.
+/// out = sum of many parts, shares of them in order, then the shares; 128 elements a block, n a multiple of 4.
 __global__ void __launch_bounds__(32 * kSumShares)
     sum_parts(Slices<const float> parts, Slices<float> out, int64_t n, int count) {
   __shared__ float4 shares[kSumShares][32];
@@ -275,20 +286,24 @@ void launch_bwd_w(const CudaCall& call, CUstream_st* stream) {
   q.x = call.in[1].at<const float>(0), q.x_member = elements(call.in[1]);
   q.parts = to(parts).at<float>(0), q.parts_member = elements(to(parts));
   q.rows = dy.rows(), q.n = dy.last(), q.k = x.last();
-  if (!launch_row_reduction(q, call.members, call.precision, stream)) {
-    const Splits splits(dy.rows());
-    parts = splits.count;
-    LinearArgs p{};
-    p.a = {q.dy, q.dy_member, dy.last(), dy.last()};
-    p.b = {q.x, q.x_member, x.last(), x.last()};
-    p.c = to(parts).at<float>(0), p.c_member = elements(to(parts)), p.c_split = n;
-    p.k = dy.rows(), p.split_k = splits.rows;
-    launch_product<false, false>(p, parts, call.members, call.precision, stream);
+  if (launch_row_reduction(q, call.members, call.precision, stream)) {
+    if (parts == 1) return;
+    sum_parts<<<member_grid(ceil_div(n, 128), call.members), 32 * kSumShares, 0, stream>>>(
+        slices<const float>(call.workspace), slices<float>(call.out[0]), n, parts);
+    check_launch("linear_bwd_w");
+    return;
   }
+  const Splits splits(dy.rows());
+  parts = splits.count;
+  LinearArgs p{};
+  p.a = {q.dy, q.dy_member, dy.last(), dy.last()};
+  p.b = {q.x, q.x_member, x.last(), x.last()};
+  p.c = to(parts).at<float>(0), p.c_member = elements(to(parts)), p.c_split = n;
+  p.k = dy.rows(), p.split_k = splits.rows;
+  launch_product<false, false>(p, parts, call.members, call.precision, stream);
   if (parts == 1) return;
-  if (n % 4 != 0) return sum_runs("linear_bwd_w", call, parts, n, call.out[0], stream);
-  sum_parts<<<member_grid(ceil_div(n, 128), call.members), 32 * kSumShares, 0, stream>>>(
-      slices<const float>(call.workspace), slices<float>(call.out[0]), n, parts);
+  sum_splits<<<member_grid(ceil_div(n, 256), call.members), 256, 0, stream>>>(
+      p.c, p.c_member, n, parts, call.out[0].at<float>(0), elements(call.out[0]), n);
   check_launch("linear_bwd_w");
 }
 
