@@ -160,8 +160,8 @@ Table table_of(const BenchEvalReport& report) {
   }
   table.notes = {{"",
                   "whole evaluations, from weights in this machine's memory to counts in it; every "
-                  "sample has the full length. Before it was timed, each length's evaluation was "
-                  "compared with the CPU's"}};
+                  "sample has the full length. A CUDA device's evaluations were first compared "
+                  "with the CPU's, length by length"}};
   return table;
 }
 

@@ -1,8 +1,8 @@
 // parts of dW = dy^T x, see RowReduction: a block walks a run of rows, reading each once, with the whole result in registers.
 //
-//   A warp has 32 columns of dy by 64 of x. 16 rows at a time go through shared memory, two tiles on their way and two as bf16, one barrier
-//   a tile; both operands are read transposed by ldmatrix. Where few warps cover the result, r_groups of them share the rows of
-//   a tile and are added in order at the end.
+//   A warp has 32 columns of dy by 64 of x. Tiles of 16 rows go through shared memory, two on their way and two as bf16, one
+//   barrier a tile; both operands are read transposed by ldmatrix. Where few warps cover the result, tiles are of 16 r_groups
+//   rows, which as many warps share and add in order at the end.
 //   launch    grid x: runs, y: members
 //   traffic   dy and x once; the result once per part
 //   numerics  a part is one fp32 sum in the order of its rows; runs and parts depend on shapes only
@@ -18,8 +18,8 @@ namespace {
 constexpr int kMaxWarps = 13, kChunks = 4;
 constexpr int kM = 2, kN = 8;  // 16-column tiles of dy and 8-column tiles of x of a warp
 constexpr int64_t kMaxRuns = 128;
-// Fewer rows leave most of the device idle, or parts larger than what they were summed from: at 10,240 rows the tiles of linear.cu
-// took 18 us for 64 -> 406 where this kernel took 30 (H100).
+// Fewer rows leave most of the device idle, or parts larger than what they were summed from: for 10,240 rows, 64 -> 406, the
+// tiles of linear.cu took 18 us where this kernel took 30 (H100).
 constexpr int64_t kFewestRows = 32768;
 
 int up(int a, int b) { return (a + b - 1) / b; }

@@ -245,11 +245,8 @@ int attribute(cudaDeviceAttr which) {
 }
 
 template <Precision kPrecision, int kM, int kK, Leave kLeave>
-bool start(const RowArgs& a, int members, CUstream_st* stream) {
+bool start(const RowArgs& a, int bytes, int members, CUstream_st* stream) {
   const int warps = a.n_groups * a.k_groups * a.r_groups;
-  const int bytes = 8 * a.out_floats + 8 * a.tile_rows * a.p.k +
-                    (kPrecision == Precision::kTf32 ? 8 : 4) * a.tile_rows * a.pitch;
-  if (bytes > attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin)) return false;
   const auto kernel = row_product<kPrecision, kM, kK, kLeave>;
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
         "cudaFuncSetAttribute");
@@ -265,47 +262,68 @@ bool start(const RowArgs& a, int members, CUstream_st* stream) {
 
 int up(int a, int b) { return (a + b - 1) / b; }
 
-/// How the warps of a block share the work, each holding kM by kK fragments, and how results leave it.
-template <int kM, int kK>
-Leave share(RowArgs& a) {
-  const RowProduct& p = a.p;
-  a.k_groups = up(p.k, 16 * kK);
-  const int tiles_n = up(p.n, 16 * kM), most = a.k_groups > 1 ? 1 : kMaxWarps;
-  a.column_groups = up(tiles_n, most);
-  a.n_groups = up(tiles_n, a.column_groups);
-  // A narrow product needs more rows at once, as long as every multiprocessor gets some.
-  const int most_rows = static_cast<int>(std::clamp<int64_t>(p.rows / 4096, 4, kMaxWarps));
-  a.r_groups = std::clamp(kMaxWarps / (a.n_groups * a.k_groups), 1, most_rows);
-  const int threads = a.n_groups * a.k_groups * a.r_groups * kWarp;
-  const Leave leave = a.k_groups > 1                         ? Leave::kSummed
-                      : p.n % 8 != 0 && a.column_groups == 1 ? Leave::kGathered
-                                                             : Leave::kDirectly;
-  // Larger tiles, fewer barriers, where rows are many.
-  const int most_subs = leave == Leave::kSummed ? 1 : leave == Leave::kGathered ? 2 : 4;
-  a.subs = 1;
-  while (a.subs < most_subs && 32 * a.r_groups * a.subs * p.k <= 4 * kChunks * threads &&
-         p.rows >= int64_t{16} * a.r_groups * a.subs * 1024)
-    a.subs *= 2;
-  a.tile_rows = 16 * a.r_groups * a.subs;
-  a.out_floats = leave == Leave::kSummed     ? a.k_groups * a.tile_rows * (kM * 16 + 4)
-                 : leave == Leave::kGathered ? a.tile_rows * p.n
-                                             : 0;
-  a.pitch = tile_pitch(a.k_groups * kK * 16);
-  a.tiles = (p.rows + a.tile_rows - 1) / a.tile_rows;
-  return leave;
-}
+/// How the warps of a block share the work, each holding kM by kK fragments, and how results leave it. The number of rows decides
+/// only how many of them a block takes at once, so no bit depends on it.
+template <Precision kPrecision, int kM, int kK>
+class Division {
+ public:
+  explicit Division(const RowProduct& p) {
+    args.p = p;
+    args.k_groups = up(p.k, 16 * kK);
+    const int tiles_n = up(p.n, 16 * kM), most = args.k_groups > 1 ? 1 : kMaxWarps;
+    args.column_groups = up(tiles_n, most);
+    args.n_groups = up(tiles_n, args.column_groups);
+    args.pitch = tile_pitch(args.k_groups * kK * 16);
+    leave = args.k_groups > 1                         ? Leave::kSummed
+            : p.n % 8 != 0 && args.column_groups == 1 ? Leave::kGathered
+                                                      : Leave::kDirectly;
+    // A narrow product needs more rows at once, as long as every multiprocessor gets some.
+    const int warps = args.n_groups * args.k_groups,
+              most_rows = static_cast<int>(std::clamp<int64_t>(p.rows / 4096, 4, kMaxWarps));
+    take(std::clamp(kMaxWarps / warps, 1, most_rows), 1);
+    // Larger tiles, fewer barriers, where rows are many.
+    const int most_subs = leave == Leave::kSummed ? 1 : leave == Leave::kGathered ? 2 : 4;
+    while (args.subs < most_subs &&
+           2 * args.tile_rows * p.k <= 4 * kChunks * warps * args.r_groups * kWarp &&
+           p.rows >= int64_t{args.tile_rows} * 1024)
+      take(args.r_groups, 2 * args.subs);
+    const int available = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
+    while (bytes > available && args.subs > 1) take(args.r_groups, args.subs / 2);
+    while (bytes > available && args.r_groups > 1) take(args.r_groups - 1, 1);
+    fits = bytes <= available;
+  }
+
+  RowArgs args{};
+  Leave leave;
+  int bytes;  ///< of shared memory
+  bool fits;
+
+ private:
+  void take(int r_groups, int subs) {
+    const RowProduct& p = args.p;
+    args.r_groups = r_groups, args.subs = subs;
+    args.tile_rows = 16 * r_groups * subs;
+    args.tiles = (p.rows + args.tile_rows - 1) / args.tile_rows;
+    args.out_floats = leave == Leave::kSummed     ? args.k_groups * args.tile_rows * (kM * 16 + 4)
+                      : leave == Leave::kGathered ? args.tile_rows * p.n
+                                                  : 0;
+    bytes = 8 * args.out_floats + 8 * args.tile_rows * p.k +
+            (kPrecision == Precision::kTf32 ? 8 : 4) * args.tile_rows * args.pitch;
+  }
+};
 
 template <Precision kPrecision, int kM, int kK>
 bool start(const RowProduct& p, int members, CUstream_st* stream) {
-  RowArgs a{};
-  a.p = p;
-  switch (share<kM, kK>(a)) {
+  const Division<kPrecision, kM, kK> d(p);
+  if (!d.fits) return false;
+  switch (d.leave) {
     case Leave::kDirectly:
-      return start<kPrecision, kM, kK, Leave::kDirectly>(a, members, stream);
+      return start<kPrecision, kM, kK, Leave::kDirectly>(d.args, d.bytes, members, stream);
     case Leave::kGathered:
-      return start<kPrecision, kM, kK, Leave::kGathered>(a, members, stream);
+      return start<kPrecision, kM, kK, Leave::kGathered>(d.args, d.bytes, members, stream);
     case Leave::kSummed:
-      if constexpr (kM == 4) return start<kPrecision, kM, kK, Leave::kSummed>(a, members, stream);
+      if constexpr (kM == 4)
+        return start<kPrecision, kM, kK, Leave::kSummed>(d.args, d.bytes, members, stream);
   }
   return false;
 }

@@ -54,7 +54,7 @@ class RowTile {
     }
   }
 
-  /// After the thread's copies into the slot have come. To a shared address; the lo parts go `plane` elements behind the hi parts.
+  /// After the thread's copies into the slot have come. `to` is a shared address; lo parts go `plane` elements behind hi parts.
   template <bool kSplit>
   __device__ __forceinline__ void split(int slot, uint32_t to, int plane) const {
     const uint32_t from = slots_ + 16 * (slot * chunks_ + chunk(0));
