@@ -202,6 +202,7 @@ BenchCudaReport bench_train_cuda(const BenchTrainOptions& options, const Compute
         Work{"mamba3, 1 layer, 40 tokens, 16 runs", "mamba3", 1, 41, 16},
         Work{"mamba2, 3 layers, 160 tokens", "mamba2", 3, 161, 1},
         Work{"mamba2, 3 layers, 160 tokens, 16 runs", "mamba2", 3, 161, 16},
+        Work{"mamba2, 1 layer, 40 tokens, 16 runs", "mamba2", 1, 41, 16},
         Work{"gated_delta_net, 3 layers, 160 tokens", "gated_delta_net", 3, 161, 1},
         Work{"gated_delta_net, 3 layers, 160 tokens, 16 runs", "gated_delta_net", 3, 161, 16},
         Work{"lstm, 3 layers, 160 tokens", "lstm", 3, 161, 1},
@@ -222,6 +223,7 @@ BenchCudaReport bench_train_cuda(const BenchTrainOptions& options, const Compute
     row.seqlen = load.shape.stages[0].seqlen;
     row.members = work.members;
     row.parameters = load.cohort->parameter_count();
+    row.launches = load.cohort->launches();
     row.step_ms = t.median * 1e3;
     row.member_ms = row.step_ms / work.members;
     row.spread_pct = t.spread_pct;

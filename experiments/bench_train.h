@@ -55,6 +55,7 @@ struct BenchCudaRow {
   ModelConfig model;
   int batch = 0, seqlen = 0, members = 1;
   int64_t parameters = 0;   ///< of one member
+  int launches = 0;         ///< kernels and copies of a step
   double step_ms = 0;       ///< median, all members
   double member_ms = 0;     ///< step_ms / members
   double spread_pct = 0;    ///< as in BenchTrainRow

@@ -217,7 +217,7 @@ std::vector<std::string> complete_word(WordKind kind, const std::string& databas
     } else if (kind == WordKind::kShell) {
       out = {"bash", "zsh", "fish"};
     } else if (kind == WordKind::kBench) {
-      out = {"train", "ops", "column"};
+      out = {"train", "eval", "ops", "column"};
     } else if (kind == WordKind::kVerification) {
       out = {"rope", "discretization", "gradients", "backends", "exact"};
     } else if (kind == WordKind::kConfig || kind == WordKind::kDatabase) {

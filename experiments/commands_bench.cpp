@@ -3,6 +3,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "experiments/bench_eval.h"
 #include "experiments/bench_ops.h"
 #include "experiments/bench_train.h"
 #include "experiments/commands.h"
@@ -54,6 +55,7 @@ Table table_of(const BenchCudaReport& report) {
                    {"seqlen", "seqlen", ColumnType::kInteger},
                    {"members", "members", ColumnType::kInteger},
                    {"parameters", "parameters", ColumnType::kInteger},
+                   {"launches", "launches", ColumnType::kInteger},
                    {"step_ms", "step", ColumnType::kNumber, "ms", 3},
                    {"member_ms", "per run", ColumnType::kNumber, "ms", 3},
                    {"spread_pct", "spread", ColumnType::kNumber, "%", 1},
@@ -65,6 +67,7 @@ Table table_of(const BenchCudaReport& report) {
                           {static_cast<int64_t>(row.seqlen)},
                           {static_cast<int64_t>(row.members)},
                           {row.parameters},
+                          {static_cast<int64_t>(row.launches)},
                           {row.step_ms},
                           {row.member_ms},
                           {row.spread_pct},
@@ -134,6 +137,34 @@ Table table_of(const BenchOpsReport& report) {
   return table;
 }
 
+Table table_of(const BenchEvalReport& report) {
+  Table table;
+  table.key = "bench-eval";
+  table.title = fmt::format("mamba3, 1 layer, {}, {}, {}, commit {}", report.device,
+                            report.precision, report.build_type, report.commit.substr(0, 12));
+  table.columns = {{"length", "length", ColumnType::kInteger},
+                   {"members", "members", ColumnType::kInteger},
+                   {"samples", "samples", ColumnType::kInteger},
+                   {"seconds", "time", ColumnType::kNumber, "s", 3},
+                   {"spread_pct", "spread", ColumnType::kNumber, "%", 1},
+                   {"tokens_per_s", "tokens/s", ColumnType::kNumber, "", 0},
+                   {"ns_per_token", "per token and run", ColumnType::kNumber, "ns", 3}};
+  for (const BenchEvalRow& row : report.rows) {
+    table.rows.push_back({{static_cast<int64_t>(row.length)},
+                          {static_cast<int64_t>(row.members)},
+                          {row.samples},
+                          {row.seconds},
+                          {row.spread_pct},
+                          {row.tokens_per_s},
+                          {row.ns_per_token}});
+  }
+  table.notes = {{"",
+                  "whole evaluations, from weights in this machine's memory to counts in it; every "
+                  "sample has the full length. A CUDA device's evaluations were first compared "
+                  "with the CPU's, length by length"}};
+  return table;
+}
+
 Precision precision_of(const std::string& name) {
   for (const Precision p : {Precision::kFp32, Precision::kBf16}) {
     if (name == precision_name(p)) return p;
@@ -160,16 +191,32 @@ int bench_ops_command(const Arguments& arguments) {
   return kExitOk;
 }
 
+int bench_eval_command(const Arguments& arguments) {
+  if (arguments.has("--seconds"))
+    throw UsageError("--seconds: belongs to bench train; bench eval times whole evaluations");
+  BenchEvalOptions options;
+  options.threads = thread_count(arguments);
+  ComputeDevice device = compute_devices(arguments.get("--device", "auto"), options.threads)[0];
+  if (device.is_cuda()) {
+    device.precision = precision_of(arguments.get("--precision", "tf32"));
+  } else if (arguments.get("--precision", "fp32") != "fp32") {
+    throw UsageError("--precision: the CPU computes fp32 only");
+  }
+  print_tables({table_of(bench_eval(options, device))}, arguments);
+  return kExitOk;
+}
+
 int bench(const Arguments& arguments) {
   const std::string& what = arguments.words[0];
   if (what == "column") return bench_column_command(arguments);
-  if (what != "train" && what != "ops")
-    throw UsageError("bench: must be train, ops or column, is " + what);
+  if (what != "train" && what != "eval" && what != "ops")
+    throw UsageError("bench: must be train, eval, ops or column, is " + what);
   if (arguments.words.size() > 1)
     throw UsageError("bench " + what + ": takes no further words, has " + arguments.words[1]);
   if (arguments.has("--max-members"))
     throw UsageError("--max-members: belongs to bench column; bench " + what +
                      " has cohorts of its own");
+  if (what == "eval") return bench_eval_command(arguments);
   if (what == "ops") return bench_ops_command(arguments);
   BenchTrainOptions options;
   options.threads = thread_count(arguments);
@@ -191,14 +238,16 @@ int bench(const Arguments& arguments) {
 
 std::vector<Command> bench_commands() {
   return {{"bench",
-           "measure training, each op of it, or how long a whole sweep would take",
-           "train|ops|column [CONFIG... [key=value]...]",
+           "measure training, evaluation, each op of it, or how long a whole sweep would take",
+           "train|eval|ops|column [CONFIG... [key=value]...]",
            1,
            -1,
            WordKind::kBench,
            {{"statelab bench train --device cpu", "tokens/s and FLOP/s of whole training steps"},
             {"statelab bench train --device cuda --precision fp32",
              "time of a step, alone and per run of a cohort of 16"},
+            {"statelab bench eval --device cuda",
+             "time of evaluations over lengths of 160 to 65,536 and over 1 to 64 runs"},
             {"statelab bench ops --device cuda --precision bf16 --json",
              "time, bytes/s and FLOP/s of each op alone, once its result is checked"},
             {"statelab bench column experiments/configs/mamba3-table5b/parity.yaml",

@@ -191,6 +191,8 @@ int64_t TrainCohort::arena_bytes() const {
   return impl_->program->arena_bytes() + impl_->store.bytes();
 }
 
+int TrainCohort::launches() const { return impl_->program->launches(); }
+
 void TrainCohort::restore(std::span<const MemberState> states) {
   auto fail = [](const std::string& what) { throw std::invalid_argument("restore: " + what); };
   if (states.size() != static_cast<size_t>(members())) fail("one state per member is needed");

@@ -111,6 +111,8 @@ class TrainCohort {
   std::vector<TrainMetrics> read_metrics();
 
   int64_t arena_bytes() const;
+  /// Kernels and copies of a step on a CUDA device, once one has run; 0 on the CPU.
+  int launches() const;
 
  private:
   struct Impl;
@@ -134,7 +136,7 @@ struct EvalCounts {
 struct EvalShape {
   ModelConfig model;
   int seqlen = 0;   ///< padded length
-  int batch = 256;  ///< sequences per pass on the CPU; does not change any result
+  int batch = 256;  ///< sequences per pass on the CPU, at most; does not change any result
   int legal_begin = 0,
       legal_end = 0;  ///< argmax over token ids [begin, end); 0, 0 = whole (unpadded) vocabulary
 };

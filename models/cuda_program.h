@@ -26,6 +26,7 @@ class CudaProgram final : public Program {
   void run(int64_t times = 1) override;
   int64_t arena_bytes() const override { return plan_.bytes; }
   const Graph& graph() const override { return graph_; }
+  int launches() const override { return captured_ ? captured_.nodes() : 0; }
 
  private:
   void copy_out(ValueId id, int member, void* to, int64_t bytes) const override;

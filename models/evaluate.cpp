@@ -1,5 +1,7 @@
 #include <algorithm>
+#include <cstdint>
 #include <iterator>
+#include <memory>
 #include <stdexcept>
 
 #include "models/cohort.h"
@@ -40,20 +42,25 @@ Graph evaluation_pass(const EvalShape& shape, int batch, int64_t samples,
   return graph;
 }
 
-/// Sequences per pass: a function of shape, samples and kind of device only, never of the members, so that a row always
-/// meets the same neighbours' sizes. On a CUDA device as many as keep it busy within 64 MiB for each member.
-int pass_size(const EvalShape& shape, int64_t samples, const ComputeDevice& device) {
+/// Sequences per pass, at most `most`. No result depends on it: a row never meets its neighbours, counts are integers and
+/// losses are added in the order of the samples. On a CUDA device as many as keep it busy (2^20 positions of all members, and
+/// 128 sequences, for a scan walks each in order) and fit into half of its free memory.
+int pass_size(const EvalShape& shape, int members, int64_t samples, int64_t most,
+              const ComputeDevice& device) {
   const int seqlen = std::max(shape.seqlen, 1);
   if (!device.is_cuda()) {
     constexpr int kPositions = 1 << 14;
     return std::clamp(kPositions / seqlen, 1, std::max(shape.batch, 1));
   }
-  constexpr int64_t kPositions = 1 << 22, kBytes = 64 << 20;
+  constexpr int64_t kPositions = 1 << 20, kSequences = 128;
+  constexpr int64_t kMemberPositions = 1 << 22;  // times a projection's columns stays below 2^31
   constexpr int kProbe = 16;  // a workspace of fixed size weighs little in so many sequences
   const int64_t per_sequence =
       planned_arena_bytes(evaluation_pass(shape, kProbe, samples, device), {}, 1, device) / kProbe;
-  const int64_t most = std::max<int64_t>(
-      1, std::min(kBytes / std::max<int64_t>(per_sequence, 1), kPositions / seqlen));
+  const int64_t busy = std::max(kPositions / seqlen, kSequences) / members,
+                fitting = cuda_memory_info(device.index).free_bytes / 2 /
+                          std::max<int64_t>(1, per_sequence * members);
+  most = std::max<int64_t>(1, std::min({busy, fitting, kMemberPositions / seqlen, samples, most}));
   const int64_t passes = std::max<int64_t>(1, (samples + most - 1) / most);
   return static_cast<int>(std::max<int64_t>(1, (samples + passes - 1) / passes));
 }
@@ -80,11 +87,20 @@ std::vector<EvalCounts> evaluate(const EvalShape& shape,
                                  std::span<const MemberState* const> weights,
                                  const DataSource& data, uint32_t data_step, int64_t samples,
                                  const ComputeDevice& device) {
-  const int members = static_cast<int>(weights.size()), batch = pass_size(shape, samples, device);
+  const int members = static_cast<int>(weights.size());
   Backend backend(device);
   MemberStore store(members, sizeof(float), backend.stream());
-  const auto program =
-      make_program<float>(evaluation_pass(shape, batch, samples, device), store, backend, {});
+  int batch = pass_size(shape, members, samples, INT32_MAX, device);
+  std::unique_ptr<Program> program;
+  while (program == nullptr) {
+    try {
+      program =
+          make_program<float>(evaluation_pass(shape, batch, samples, device), store, backend, {});
+    } catch (const CudaOutOfMemory&) {  // others took what was free
+      if (batch == 1) throw;
+      batch = pass_size(shape, members, samples, batch / 2, device);
+    }
+  }
   for (int m = 0; m < members; ++m) load(store, shape.model, *weights[static_cast<size_t>(m)], m);
   program->set_draw(
       [&](int member, uint32_t pass, uint32_t row, std::span<int32_t> tokens,

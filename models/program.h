@@ -26,6 +26,8 @@ class Program {
   /// Bytes of all temporaries and workspaces.
   virtual int64_t arena_bytes() const = 0;
   virtual const Graph& graph() const = 0;
+  /// Kernels and copies that a run launches on a device; 0 on the CPU, and before the first run.
+  virtual int launches() const { return 0; }
 
   /// A kept value of one member after run(); T is its element type. Waits for the device.
   template <class T>

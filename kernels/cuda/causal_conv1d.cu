@@ -2,9 +2,11 @@
 // causal_conv1d_bwd:  dpre = dy silu'(pre),  dx[t] = sum_j w[j] dpre[t + W - 1 - j],
 //                     dw[j] = sum dpre[t] x[t - W + 1 + j],  db = sum dpre
 //
-// A warp has 32 neighbouring channels of one tile of time; a thread walks its tile with the last W inputs in registers. Tiles
-// read W - 1 tokens of their neighbours: forward those before, backward those after too. Backward, a block takes a run of
-// (sequence, tile) items, and a second kernel sums the runs' dw and db.
+// A warp has 32 kVec neighbouring columns of one tile of time. A thread first loads its whole tile, so that all its loads are on
+// their way at once, then computes it in registers. Tiles read W - 1 tokens of their neighbours: forward those before, backward
+// those after too. Backward, a block takes a run of (sequence, tile) items, and a second kernel sums the runs' dw and db.
+// Exponential and quotient are the fast ones, good to a few units in the last place: a third of the forward kernel's instructions
+// otherwise. An absent bias is zero.
 #include <string>
 
 #include "kernels/cuda/kernels.h"
@@ -18,7 +20,8 @@ using Attrs = CausalConv1dAttrs;
 constexpr int kWalkers = 8;  // warps of a block, each with an item of its own
 constexpr int kThreads = 32 * kWalkers;
 constexpr int kMaxWidth = 8;
-constexpr int64_t kTile = 32, kMaxRuns = 128;
+constexpr int kTile = 16;
+constexpr int64_t kMaxRuns = 384;
 
 struct ConvArgs {
   Slices<const float> dy, x, weight, bias;
@@ -29,45 +32,71 @@ struct ConvArgs {
   int tile, tiles, chunks;  // tokens of a tile; tiles of a sequence; warps' worth of columns
 };
 
-__device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
+__device__ __forceinline__ float sigmoid(float x) { return __fdividef(1.0f, 1.0f + __expf(-x)); }
 
-/// One thread's taps and the inputs under them: input[kWidth - 1] belongs to the current token.
-template <int kWidth>
-struct Taps {
-  float weight[kWidth], input[kWidth], bias;
-
-  __device__ __forceinline__ void load_weights(const ConvArgs& p, int channel) {
-    const float* from = p.weight.at(blockIdx.y) + static_cast<int64_t>(channel) * kWidth;
-#pragma unroll
-    for (int j = 0; j < kWidth; ++j) weight[j] = __ldg(from + j);
-    bias = __ldg(p.bias.at(blockIdx.y) + channel);
+/// kVec neighbouring columns of one token.
+template <int kVec>
+struct Columns {
+  float v[kVec];
+};
+template <int kVec>
+__device__ __forceinline__ Columns<kVec> load_columns(const float* from) {
+  if constexpr (kVec == 2) {
+    const float2 pair = __ldg(reinterpret_cast<const float2*>(from));
+    return {{pair.x, pair.y}};
+  } else {
+    return {{__ldg(from)}};
   }
-  /// The tokens before t0, zero before the sequence; x points to the channel's first token.
-  __device__ __forceinline__ void enter(const float* x, int64_t columns, int t0) {
-    input[0] = 0;
+}
+template <int kVec>
+__device__ __forceinline__ void store_columns(float* to, const Columns<kVec>& from) {
+  if constexpr (kVec == 2) {
+    *reinterpret_cast<float2*>(to) = make_float2(from.v[0], from.v[1]);
+  } else {
+    *to = from.v[0];
+  }
+}
+
+/// Tokens first .. first + kCount - 1 of a column, zero outside [0, end); `from` points to token 0.
+template <int kCount, int kVec>
+__device__ __forceinline__ void load_tokens(Columns<kVec> (&to)[kCount], const float* from,
+                                            int64_t columns, int first, int end) {
 #pragma unroll
-    for (int j = 1; j < kWidth; ++j) {
-      const int t = t0 - kWidth + j;
-      input[j] = t >= 0 ? __ldg(x + t * columns) : 0.0f;
+  for (int i = 0; i < kCount; ++i) {
+    const int t = first + i;
+    to[i] = {};
+    if (t >= 0 && t < end) to[i] = load_columns<kVec>(from + t * columns);
+  }
+}
+
+template <int kWidth, int kVec>
+struct Filter {
+  float weight[kVec][kWidth], bias[kVec];
+
+  __device__ __forceinline__ void load(const ConvArgs& p, int channel) {
+    const float* from = p.weight.at(blockIdx.y) + static_cast<int64_t>(channel) * kWidth;
+    const float* b = p.bias.at(blockIdx.y);
+#pragma unroll
+    for (int c = 0; c < kVec; ++c) {
+#pragma unroll
+      for (int j = 0; j < kWidth; ++j) weight[c][j] = __ldg(from + c * kWidth + j);
+      bias[c] = b == nullptr ? 0.0f : __ldg(b + channel + c);
     }
   }
-  __device__ __forceinline__ void push(float next) {
+  /// The token whose last input is x[at + kWidth - 1].
+  template <int kCount>
+  __device__ __forceinline__ float pre(const Columns<kVec> (&x)[kCount], int at, int c) const {
+    float sum = bias[c];
 #pragma unroll
-    for (int j = 0; j + 1 < kWidth; ++j) input[j] = input[j + 1];
-    input[kWidth - 1] = next;
-  }
-  __device__ __forceinline__ float pre() const {
-    float sum = bias;
-#pragma unroll
-    for (int j = 0; j < kWidth; ++j) sum += weight[j] * input[j];
+    for (int j = 0; j < kWidth; ++j) sum += weight[c][j] * x[at + j].v[c];
     return sum;
   }
 };
 
-template <int kWidth>
+template <int kWidth, int kVec>
 __global__ void __launch_bounds__(kThreads) convolve(const ConvArgs p) {
   const auto chunks = static_cast<unsigned>(p.chunks);
-  const int column = static_cast<int>(blockIdx.x % chunks * 32 + threadIdx.x % 32);
+  const int column = static_cast<int>(blockIdx.x % chunks * 32 + threadIdx.x % 32) * kVec;
   const int64_t item = static_cast<int64_t>(blockIdx.x / chunks) * kWalkers + threadIdx.x / 32;
   if (item >= p.items || column >= p.columns) return;  // there is no barrier in this kernel
   const int64_t columns = p.columns;
@@ -77,33 +106,43 @@ __global__ void __launch_bounds__(kThreads) convolve(const ConvArgs p) {
   float* y = p.out.at(blockIdx.y) + at;
   const int channel = column - p.begin;
   if (channel < 0 || channel >= p.channels) {
-#pragma unroll 8
-    for (int t = t0; t < t1; ++t) y[t * columns] = __ldg(x + t * columns);
+    Columns<kVec> held[kTile];
+    load_tokens(held, x, columns, t0, t1);
+#pragma unroll
+    for (int i = 0; i < kTile; ++i) {
+      if (t0 + i < t1) store_columns(y + (t0 + i) * columns, held[i]);
+    }
     return;
   }
-  Taps<kWidth> taps;
-  taps.load_weights(p, channel);
-  taps.enter(x, columns, t0);
-#pragma unroll 8
-  for (int t = t0; t < t1; ++t) {
-    taps.push(__ldg(x + t * columns));
-    const float pre = taps.pre();
-    y[t * columns] = pre / (1.0f + expf(-pre));
+  Columns<kVec> held[kTile + kWidth - 1];
+  load_tokens(held, x, columns, t0 - kWidth + 1, t1);
+  Filter<kWidth, kVec> filter;
+  filter.load(p, channel);
+#pragma unroll
+  for (int i = 0; i < kTile; ++i) {
+    if (t0 + i >= t1) continue;
+    Columns<kVec> out;
+#pragma unroll
+    for (int c = 0; c < kVec; ++c) {
+      const float pre = filter.pre(held, i, c);
+      out.v[c] = pre * sigmoid(pre);
+    }
+    store_columns(y + (t0 + i) * columns, out);
   }
 }
 
-template <int kWidth>
-__global__ void __launch_bounds__(kThreads) convolve_bwd(const ConvArgs p) {
-  __shared__ float shares[kWalkers][kWidth + 1][32];
+template <int kWidth, int kVec>
+__global__ void __launch_bounds__(kThreads, 2) convolve_bwd(const ConvArgs p) {
+  __shared__ float shares[kWalkers][kWidth + 1][32 * kVec];
   const auto chunks = static_cast<unsigned>(p.chunks);
   const int lane = static_cast<int>(threadIdx.x) % 32, walker = static_cast<int>(threadIdx.x) / 32;
-  const int column = static_cast<int>(blockIdx.x % chunks) * 32 + lane;
+  const int column = (static_cast<int>(blockIdx.x % chunks) * 32 + lane) * kVec;
   const int64_t run = blockIdx.x / chunks, columns = p.columns;
   const int channel = column - p.begin;
   const bool convolved = column < p.columns && channel >= 0 && channel < p.channels;
-  float dw[kWidth] = {}, db = 0;
-  Taps<kWidth> taps{};
-  if (convolved) taps.load_weights(p, channel);
+  float dw[kVec][kWidth] = {}, db[kVec] = {};
+  Filter<kWidth, kVec> filter{};
+  if (convolved) filter.load(p, channel);
   const int64_t end = min((run + 1) * p.run, p.items);
   for (int64_t item = run * p.run + walker; item < end; item += kWalkers) {
     if (column >= p.columns) break;  // to the barrier below
@@ -113,51 +152,74 @@ __global__ void __launch_bounds__(kThreads) convolve_bwd(const ConvArgs p) {
     float* dx = p.out.data == nullptr ? nullptr : p.out.at(blockIdx.y) + at;
     if (!convolved) {
       if (dx == nullptr) break;
-#pragma unroll 8
-      for (int t = t0; t < t1; ++t) dx[t * columns] = __ldg(dy + t * columns);
+      Columns<kVec> held[kTile];
+      load_tokens(held, dy, columns, t0, t1);
+#pragma unroll
+      for (int i = 0; i < kTile; ++i) {
+        if (t0 + i < t1) store_columns(dx + (t0 + i) * columns, held[i]);
+      }
       continue;
     }
-    taps.enter(x, columns, t0);
-    float dpre[kWidth] = {};  // dpre[kWidth - 1] is the current token's
-    // dx of token t - W + 1 is complete when token t is done, so the walk goes W - 1 tokens beyond the tile.
-#pragma unroll 4
-    for (int t = t0; t < t1 + kWidth - 1; ++t) {
-      const bool inside = t < p.seqlen;
-      taps.push(inside ? __ldg(x + t * columns) : 0.0f);
-      const float dy_t = inside ? __ldg(dy + t * columns) : 0.0f;
-      const float pre = taps.pre(), s = sigmoid(pre);
+    // dx of a token needs dpre of the W - 1 tokens after it, and these their inputs.
+    const int t2 = min(t1 + kWidth - 1, p.seqlen);
+    Columns<kVec> held_x[kTile + 2 * (kWidth - 1)], dpre[kTile + kWidth - 1];
+    load_tokens(held_x, x, columns, t0 - kWidth + 1, t2);
+    load_tokens(dpre, dy, columns, t0, t2);
 #pragma unroll
-      for (int j = 0; j + 1 < kWidth; ++j) dpre[j] = dpre[j + 1];
-      dpre[kWidth - 1] = inside ? dy_t * s * (1.0f + pre * (1.0f - s)) : 0.0f;
-      if (t < t1) {
+    for (int c = 0; c < kVec; ++c) {
 #pragma unroll
-        for (int j = 0; j < kWidth; ++j) dw[j] += dpre[kWidth - 1] * taps.input[j];
-        db += dpre[kWidth - 1];
+      for (int i = 0; i < kTile + kWidth - 1; ++i) {
+        const float pre = filter.pre(held_x, i, c), s = sigmoid(pre);
+        dpre[i].v[c] *= s * (1.0f + pre * (1.0f - s));  // dy is zero past the sequence
+        if (i >= kTile) continue;
+        const float mine = t0 + i < t1 ? dpre[i].v[c] : 0.0f;
+#pragma unroll
+        for (int j = 0; j < kWidth; ++j) dw[c][j] += mine * held_x[i + j].v[c];
+        db[c] += mine;
       }
-      if (t - (kWidth - 1) >= t0 && dx != nullptr) {
-        float sum = 0;
+    }
+    if (dx == nullptr) continue;
 #pragma unroll
-        for (int j = 0; j < kWidth; ++j) sum += taps.weight[j] * dpre[kWidth - 1 - j];
-        dx[(t - (kWidth - 1)) * columns] = sum;
+    for (int i = 0; i < kTile; ++i) {
+      if (t0 + i >= t1) continue;
+      Columns<kVec> sum{};
+#pragma unroll
+      for (int c = 0; c < kVec; ++c) {
+#pragma unroll
+        for (int j = 0; j < kWidth; ++j)
+          sum.v[c] += filter.weight[c][j] * dpre[i + kWidth - 1 - j].v[c];
       }
+      store_columns(dx + (t0 + i) * columns, sum);
     }
   }
   if (p.partial.data == nullptr) return;  // the whole grid
 #pragma unroll
-  for (int j = 0; j < kWidth; ++j) shares[walker][j][lane] = dw[j];
-  shares[walker][kWidth][lane] = db;
+  for (int c = 0; c < kVec; ++c) {
+#pragma unroll
+    for (int j = 0; j < kWidth; ++j) shares[walker][j][lane * kVec + c] = dw[c][j];
+    shares[walker][kWidth][lane * kVec + c] = db[c];
+  }
   __syncthreads();
   if (!convolved) return;
   float* partial = p.partial.at(blockIdx.y) + run * p.channels * (kWidth + 1);
   for (int j = walker; j <= kWidth; j += kWalkers) {
-    float total = 0;
 #pragma unroll
-    for (int s = 0; s < kWalkers; ++s) total += shares[s][j][lane];
-    partial[j < kWidth ? channel * kWidth + j : p.channels * kWidth + channel] = total;
+    for (int c = 0; c < kVec; ++c) {
+      float total = 0;
+#pragma unroll
+      for (int s = 0; s < kWalkers; ++s) total += shares[s][j][lane * kVec + c];
+      const int mine = channel + c;
+      partial[j < kWidth ? mine * kWidth + j : p.channels * kWidth + mine] = total;
+    }
   }
 }
 
 // ---- launch
+
+/// Two columns a thread where rows, and the convolved ones, begin and end at even columns. Wide filters need the registers.
+int vector_width(const Attrs& a, const Shape& x) {
+  return a.width <= 4 && x[2] % 2 == 0 && a.begin % 2 == 0 && a.channels % 2 == 0 ? 2 : 1;
+}
 
 /// Tiles of equal length, at most kTile tokens.
 void set_shape(ConvArgs& p, const Attrs& a, const Shape& x) {
@@ -166,31 +228,34 @@ void set_shape(ConvArgs& p, const Attrs& a, const Shape& x) {
   if (p.tiles < 1) p.tiles = 1;
   p.tile = static_cast<int>(ceil_div(p.seqlen, p.tiles));
   p.items = int64_t{x[0]} * p.tiles;
-  p.chunks = static_cast<int>(ceil_div(p.columns, 32));
+  p.chunks = static_cast<int>(ceil_div(p.columns, 32 * vector_width(a, x)));
 }
 
 Runs item_runs(const ConvArgs& p) { return Runs(p.items, kMaxRuns, kWalkers); }
 
-/// Calls f<width>().
+/// Calls f<width, columns of a thread>().
 template <class F>
-void with_width(int width, F&& f) {
+void with_width(int width, int vec, F&& f) {
+  auto narrow = [&]<int kWidth>() {
+    return vec == 2 ? f.template operator()<kWidth, 2>() : f.template operator()<kWidth, 1>();
+  };
   switch (width) {
     case 1:
-      return f.template operator()<1>();
+      return narrow.template operator()<1>();
     case 2:
-      return f.template operator()<2>();
+      return narrow.template operator()<2>();
     case 3:
-      return f.template operator()<3>();
+      return narrow.template operator()<3>();
     case 4:
-      return f.template operator()<4>();
+      return narrow.template operator()<4>();
     case 5:
-      return f.template operator()<5>();
+      return f.template operator()<5, 1>();
     case 6:
-      return f.template operator()<6>();
+      return f.template operator()<6, 1>();
     case 7:
-      return f.template operator()<7>();
+      return f.template operator()<7, 1>();
     case 8:
-      return f.template operator()<8>();
+      return f.template operator()<8, 1>();
   }
   throw CudaError("causal_conv1d: launched at a width that its limit refuses");
 }
@@ -210,7 +275,9 @@ void launch_fwd(const CudaCall& call, CUstream_st* stream) {
   p.bias = slices<const float>(call.in[2]), p.out = slices<float>(call.out[0]);
   set_shape(p, a, *call.in[0].shape);
   const dim3 grid = member_grid(ceil_div(p.items, kWalkers) * p.chunks, call.members);
-  with_width(a.width, [&]<int kWidth>() { convolve<kWidth><<<grid, kThreads, 0, stream>>>(p); });
+  with_width(a.width, vector_width(a, *call.in[0].shape), [&]<int kWidth, int kVec>() {
+    convolve<kWidth, kVec><<<grid, kThreads, 0, stream>>>(p);
+  });
   check_launch("causal_conv1d");
 }
 
@@ -233,8 +300,9 @@ void launch_bwd(const CudaCall& call, CUstream_st* stream) {
   const Runs runs = item_runs(p);
   p.run = runs.size;
   const dim3 grid = member_grid(runs.count * p.chunks, call.members);
-  with_width(a.width,
-             [&]<int kWidth>() { convolve_bwd<kWidth><<<grid, kThreads, 0, stream>>>(p); });
+  with_width(a.width, vector_width(a, *call.in[1].shape), [&]<int kWidth, int kVec>() {
+    convolve_bwd<kWidth, kVec><<<grid, kThreads, 0, stream>>>(p);
+  });
   check_launch("causal_conv1d_bwd");
   if (!want_weights) return;
   const int64_t weights = int64_t{a.channels} * a.width;

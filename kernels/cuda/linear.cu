@@ -1,14 +1,17 @@
-// linear: y = x W^T; dx = dy W; dW = dy^T x. One block computes a 64 x 64 tile of one member's result.
+// linear: y = x W^T; dx = dy W; dW = dy^T x.
 //
 // No library: a member's bits must be the same alone and in a cohort, and with inner extents of 32 to 128 these products are
-// bound by memory, not by arithmetic. Every result element is one sum in the order of k; dW sums fixed runs of rows into the
-// workspace, then the runs in order.
+// bound by memory, not by arithmetic. In tf32 and bf16 the kernels of linear_stream.h read each row once; what they do not take,
+// and fp32, goes through the kernel below, whose block computes a 64 x 64 tile of one member's result. There every result
+// element is one sum in the order of k. dW sums fixed runs of rows into the workspace, then the runs in order.
 #include <algorithm>
 #include <type_traits>
 
 #include "kernels/cuda/check.cuh"
 #include "kernels/cuda/kernels.h"
+#include "kernels/cuda/linear_stream.h"
 #include "kernels/cuda/product.cuh"
+#include "kernels/cuda/reduce.cuh"
 
 namespace statelab::cuda {
 namespace {
@@ -187,20 +190,32 @@ int64_t elements(const Operand& x) { return x.stride_bytes / static_cast<int64_t
 
 void launch_fwd(const CudaCall& call, CUstream_st* stream) {
   const Shape &x = *call.in[0].shape, &w = *call.in[1].shape;
+  RowProduct q{};
+  q.x = call.in[0].at<const float>(0), q.x_member = elements(call.in[0]);
+  q.weight = call.in[1].at<const float>(0), q.weight_member = elements(call.in[1]);
+  q.y = call.out[0].at<float>(0), q.y_member = elements(call.out[0]);
+  q.rows = x.rows(), q.k = w[1], q.n = w[0], q.weight_n = w[1], q.weight_k = 1;
+  if (launch_row_product(q, call.members, call.precision, stream)) return;
   LinearArgs p{};
-  p.a = {call.in[0].at<const float>(0), elements(call.in[0]), x.rows(), w[1]};
-  p.b = {call.in[1].at<const float>(0), elements(call.in[1]), w[0], w[1]};
-  p.c = call.out[0].at<float>(0), p.c_member = elements(call.out[0]);
+  p.a = {q.x, q.x_member, x.rows(), w[1]};
+  p.b = {q.weight, q.weight_member, w[0], w[1]};
+  p.c = q.y, p.c_member = q.y_member;
   p.k = p.split_k = w[1];
   launch_product<true, true>(p, 1, call.members, call.precision, stream);
 }
 
 void launch_bwd_x(const CudaCall& call, CUstream_st* stream) {
   const Shape &dy = *call.in[0].shape, &w = *call.in[1].shape;
+  RowProduct q{};
+  q.x = call.in[0].at<const float>(0), q.x_member = elements(call.in[0]);
+  q.weight = call.in[1].at<const float>(0), q.weight_member = elements(call.in[1]);
+  q.y = call.out[0].at<float>(0), q.y_member = elements(call.out[0]);
+  q.rows = dy.rows(), q.k = w[0], q.n = w[1], q.weight_n = 1, q.weight_k = w[1];
+  if (launch_row_product(q, call.members, call.precision, stream)) return;
   LinearArgs p{};
-  p.a = {call.in[0].at<const float>(0), elements(call.in[0]), dy.rows(), w[0]};
-  p.b = {call.in[1].at<const float>(0), elements(call.in[1]), w[1], w[1]};
-  p.c = call.out[0].at<float>(0), p.c_member = elements(call.out[0]);
+  p.a = {q.x, q.x_member, dy.rows(), w[0]};
+  p.b = {q.weight, q.weight_member, w[1], w[1]};
+  p.c = q.y, p.c_member = q.y_member;
   p.k = p.split_k = w[0];
   launch_product<true, false>(p, 1, call.members, call.precision, stream);
 }
@@ -219,8 +234,10 @@ struct Splits {
 };
 
 int64_t workspace_bwd_w(const CallShapes& c) {
-  const Splits splits(c.in[0]->shape.rows());
-  return splits.count == 1 ? 0 : splits.count * c.out[0].shape.size() * 4;
+  const Shape &dy = c.in[0]->shape, &x = c.in[1]->shape;
+  const int parts =
+      std::max(Splits(dy.rows()).count, row_reduction_parts(dy.rows(), dy.last(), x.last()));
+  return parts == 1 ? 0 : parts * c.out[0].shape.size() * 4;
 }
 
 __global__ void sum_splits(const float* parts, int64_t member_stride, int64_t split_stride,
@@ -234,21 +251,59 @@ __global__ void sum_splits(const float* parts, int64_t member_stride, int64_t sp
   out[blockIdx.y * out_stride + i] = sum;
 }
 
+constexpr int kSumShares = 8;
+
+/// out = sum of many parts, shares of them in order, then the shares; 128 elements a block, n a multiple of 4.
+__global__ void __launch_bounds__(32 * kSumShares)
+    sum_parts(Slices<const float> parts, Slices<float> out, int64_t n, int count) {
+  __shared__ float4 shares[kSumShares][32];
+  const int lane = static_cast<int>(threadIdx.x) % 32, share = static_cast<int>(threadIdx.x) / 32;
+  const int64_t at = (static_cast<int64_t>(blockIdx.x) * 32 + lane) * 4;
+  const int size = (count + kSumShares - 1) / kSumShares, end = min(count, (share + 1) * size);
+  float4 sum = make_float4(0, 0, 0, 0);
+  auto plus = [&](const float4& v) { sum.x += v.x, sum.y += v.y, sum.z += v.z, sum.w += v.w; };
+  if (at < n) {
+    const float* from = parts.at(blockIdx.y) + at;
+#pragma unroll 8
+    for (int i = share * size; i < end; ++i)
+      plus(__ldg(reinterpret_cast<const float4*>(from + i * n)));
+  }
+  shares[share][lane] = sum;
+  __syncthreads();
+  if (share != 0 || at >= n) return;
+#pragma unroll
+  for (int s = 1; s < kSumShares; ++s) plus(shares[s][lane]);
+  *reinterpret_cast<float4*>(out.at(blockIdx.y) + at) = sum;
+}
+
 void launch_bwd_w(const CudaCall& call, CUstream_st* stream) {
   const Shape &dy = *call.in[0].shape, &x = *call.in[1].shape;
-  const Splits splits(dy.rows());
   const int64_t n = call.out[0].shape->size();
+  auto to = [&](int parts) -> const Operand& { return parts == 1 ? call.out[0] : call.workspace; };
+  int parts = row_reduction_parts(dy.rows(), dy.last(), x.last());
+  RowReduction q{};
+  q.dy = call.in[0].at<const float>(0), q.dy_member = elements(call.in[0]);
+  q.x = call.in[1].at<const float>(0), q.x_member = elements(call.in[1]);
+  q.parts = to(parts).at<float>(0), q.parts_member = elements(to(parts));
+  q.rows = dy.rows(), q.n = dy.last(), q.k = x.last();
+  if (launch_row_reduction(q, call.members, call.precision, stream)) {
+    if (parts == 1) return;
+    sum_parts<<<member_grid(ceil_div(n, 128), call.members), 32 * kSumShares, 0, stream>>>(
+        slices<const float>(call.workspace), slices<float>(call.out[0]), n, parts);
+    check_launch("linear_bwd_w");
+    return;
+  }
+  const Splits splits(dy.rows());
+  parts = splits.count;
   LinearArgs p{};
-  p.a = {call.in[0].at<const float>(0), elements(call.in[0]), dy.last(), dy.last()};
-  p.b = {call.in[1].at<const float>(0), elements(call.in[1]), x.last(), x.last()};
-  const Operand& to = splits.count == 1 ? call.out[0] : call.workspace;
-  p.c = to.at<float>(0), p.c_member = elements(to), p.c_split = n;
+  p.a = {q.dy, q.dy_member, dy.last(), dy.last()};
+  p.b = {q.x, q.x_member, x.last(), x.last()};
+  p.c = to(parts).at<float>(0), p.c_member = elements(to(parts)), p.c_split = n;
   p.k = dy.rows(), p.split_k = splits.rows;
-  launch_product<false, false>(p, splits.count, call.members, call.precision, stream);
-  if (splits.count == 1) return;
-  const dim3 grid(static_cast<unsigned>((n + 255) / 256), static_cast<unsigned>(call.members));
-  sum_splits<<<grid, 256, 0, stream>>>(p.c, p.c_member, n, splits.count, call.out[0].at<float>(0),
-                                       elements(call.out[0]), n);
+  launch_product<false, false>(p, parts, call.members, call.precision, stream);
+  if (parts == 1) return;
+  sum_splits<<<member_grid(ceil_div(n, 256), call.members), 256, 0, stream>>>(
+      p.c, p.c_member, n, parts, call.out[0].at<float>(0), elements(call.out[0]), n);
   check_launch("linear_bwd_w");
 }
 

@@ -2,7 +2,8 @@
 //   1. 4 to 32 lanes per position: unsupervised, wrong or right, and its loss in double
 //   2. a block per sequence: first error, supervised and right positions, loss
 //   3. sums over the sequences: 32 positions x 8 shares of the batch per block; the first block adds the totals
-// All counts are integers below 2^53, exact in any order; losses are added in an order that shapes decide.
+// All counts are integers below 2^53, exact in any order. A sequence's loss is summed in an order that its length decides, the
+// sequences' in the order of the samples: no result depends on how many sequences a pass has.
 #include "kernels/cuda/kernels.h"
 #include "kernels/cuda/reduce.cuh"
 
@@ -97,29 +98,39 @@ __global__ void __launch_bounds__(kThreads) summarize_sequences(const ScoreArgs 
 __global__ void __launch_bounds__(kThreads) add_sequences(const ScoreArgs p) {
   constexpr int kShares = kThreads / 32;
   __shared__ int shares[3][kShares][32];
-  __shared__ double shared[kScores][kWarps];
+  __shared__ double shared[kScores][kWarps], losses[kThreads];
   const int64_t sequences = p.sequences(blockIdx.y);
   const double* summary = p.summary(blockIdx.y);
   double* counts = p.counts.at(blockIdx.y);
   if (blockIdx.x == 0) {
-    double right = 0, tokens = 0, tokens_right = 0, loss = 0;
+    double right = 0, tokens = 0, tokens_right = 0;
     for (int64_t b = threadIdx.x; b < sequences; b += kThreads) {
       const double* s = summary + b * kSummaries;
       right += s[kSupervised] > 0 && s[kCorrect] == s[kSupervised];
       tokens += s[kSupervised];
       tokens_right += s[kCorrect];
-      loss += s[kLoss];
     }
     right = block_sum<kThreads>(right, shared[kScoreSequencesCorrect]);
     tokens = block_sum<kThreads>(tokens, shared[kScoreTokens]);
     tokens_right = block_sum<kThreads>(tokens_right, shared[kScoreTokensCorrect]);
-    loss = block_sum<kThreads>(loss, shared[kScoreLoss]);
+    double loss = counts[kScoreLoss];  // thread 0's counts
+    for (int64_t b = 0; b < sequences; b += kThreads) {
+      const int64_t mine = b + threadIdx.x;
+      losses[threadIdx.x] = mine < sequences ? summary[mine * kSummaries + kLoss] : 0;
+      __syncthreads();
+      const int here = static_cast<int>(min(int64_t{kThreads}, sequences - b));
+      if (threadIdx.x == 0) {
+#pragma unroll 8
+        for (int i = 0; i < here; ++i) loss += losses[i];
+      }
+      __syncthreads();
+    }
     if (threadIdx.x == 0) {
       counts[kScoreSequences] += static_cast<double>(sequences);
       counts[kScoreSequencesCorrect] += right;
       counts[kScoreTokens] += tokens;
       counts[kScoreTokensCorrect] += tokens_right;
-      counts[kScoreLoss] += loss;
+      counts[kScoreLoss] = loss;
     }
   }
   const int lane = static_cast<int>(threadIdx.x) % 32, share = static_cast<int>(threadIdx.x) / 32;

@@ -84,13 +84,14 @@ TEST_F(Command, AMissingDeviceEndsWithFourInOneLine) {
 TEST_F(Command, BenchSaysWhatItCannotMeasure) {
   const Outcome unknown = statelab("bench op");
   EXPECT_EQ(unknown.code, 2);
-  EXPECT_NE(unknown.err.find("must be train, ops or column, is op"), std::string::npos)
+  EXPECT_NE(unknown.err.find("must be train, eval, ops or column, is op"), std::string::npos)
       << unknown.err;
   for (const char* arguments :
        {"bench", "bench ops train", "bench ops --precision fp64", "bench ops --device gpu",
         "bench ops --threads 0", "bench ops --format xml", "bench ops --seconds 3",
         "bench train --device cpu --precision tf32", "bench train --max-members 2", "bench column",
-        "bench column x.yaml --precision tf32", "bench column x.yaml --device cpu"}) {
+        "bench column x.yaml --precision tf32", "bench column x.yaml --device cpu",
+        "bench eval --device cpu --precision tf32", "bench eval --seconds 3"}) {
     const Outcome o = statelab(arguments);
     EXPECT_EQ(o.code, 2) << arguments;
     EXPECT_EQ(o.out, "") << arguments;
@@ -102,7 +103,7 @@ TEST_F(Command, BenchSaysWhatItCannotMeasure) {
     EXPECT_EQ(o.out, "") << arguments;
     EXPECT_EQ(std::count(o.err.begin(), o.err.end(), '\n'), 1) << arguments << o.err;
   }
-  EXPECT_EQ(statelab("__complete bench ''").out, "train\nops\ncolumn\n");
+  EXPECT_EQ(statelab("__complete bench ''").out, "train\neval\nops\ncolumn\n");
 }
 
 TEST_F(Command, DryRunListsRunsAndWritesNothing) {

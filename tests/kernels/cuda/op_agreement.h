@@ -81,9 +81,22 @@ inline double tolerance(Op op, Precision precision, bool long_sequence) {
   return 0;
 }
 
+/// Shapes of linear whose operands are split in two bf16 in tf32: 16 bits, sixteen times as many as tf32 has.
+inline bool operands_are_split(Op op, const Arrays& in) {
+  const Shape& x = in[0].type.shape;
+  if (op == Op::kLinear || op == Op::kLinearBwdX) {
+    const Shape& w = in[1].type.shape;
+    const int inner = x.last(), outer = op == Op::kLinear ? w[0] : w[1];
+    return inner % 2 == 0 && outer % 2 == 0 && inner >= 8 && inner <= 416 && outer > 32;
+  }
+  if (op != Op::kLinearBwdW) return false;
+  return x.rows() >= 32768;
+}
+
 /// Outputs that the op leaves unwritten or that say nothing: gradients of absent operands, Phi without data-dependent angles.
 inline bool is_compared(Op op, const Attributes& attributes, const Arrays& in, size_t output) {
-  if (op == Op::kMamba3ScanBwd || op == Op::kGatedDeltaScanBwd) return !in[output + 1].absent;
+  if (op == Op::kMamba3ScanBwd || op == Op::kGatedDeltaScanBwd || op == Op::kCausalConv1dBwd)
+    return !in[output + 1].absent;
   if (op == Op::kMamba3Scan && output == 2) {
     const auto& a = std::get<Mamba3ScanAttrs>(attributes);
     return a.rotation == Mamba3ScanAttrs::Rotation::kDataDependent && a.nangles > 0;
@@ -154,6 +167,7 @@ inline void expect_agreement(Op op, const Case& c, Precision precision, int memb
   const std::vector<OpRun> actual = run_op_cuda(op, c.attributes, in, precision);
   ASSERT_EQ(actual.size(), in.size()) << where;
   double tolerated = tolerance(op, precision, c.is_long);
+  if (precision == Precision::kTf32 && operands_are_split(op, in[0])) tolerated = 1e-4;
   if (op == Op::kSchedule || op == Op::kScore || op == Op::kMetrics) tolerated = 1e-9;  // double
   if (op == Op::kAdamW) tolerated = 2e-6;  // elementwise: a few roundings
   for (int m = 0; m < members; ++m) {

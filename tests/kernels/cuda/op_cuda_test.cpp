@@ -179,17 +179,21 @@ std::vector<Case> linear_cases(Op op) {
                    is_long(seqlen)});
   };
   for (const int seqlen : kSeqlens) add(batch_of(seqlen), seqlen, 32, 64);
-  for (const auto& [in, to] : {std::pair{1, 1},
-                               {7, 3},
-                               {33, 31},
-                               {30, 62},
-                               {64, 386},
-                               {128, 64},
-                               {64, 8},
-                               {130, 65},
-                               {100, 2}})
+  for (const auto& [in, to] :
+       {std::pair{1, 1}, {7, 3},   {33, 31},  {30, 62},  {64, 386}, {128, 64}, {64, 8},
+        {130, 65},       {100, 2}, {64, 406}, {386, 64}, {406, 64}, {64, 448}, {128, 98},
+        {66, 34},        {32, 34}, {14, 40},  {416, 66}, {418, 64}, {160, 226}})
     add(3, 33, in, to);
   add(64, 40, 32, 96);
+  // Several tiles of rows a block, parts of dW that end within a tile, fewer rows than a tile.
+  for (const auto& [in, to] : {std::pair{64, 406}, {128, 64}, {64, 128}, {406, 64}, {34, 50}}) {
+    add(1, 3, in, to);
+    add(1, 17, in, to);
+    add(13, 161, in, to);
+  }
+  if (op == Op::kLinear) add(1, 16400, 64, 406);      // tiles of 32 rows
+  if (op == Op::kLinearBwdW) add(1, 33001, 64, 406);  // dW by whole rows; its last run is short
+  if (op == Op::kLinearBwdW) add(3, 11001, 128, 64);
   return out;
 }
 
@@ -215,6 +219,19 @@ std::vector<Case> conv_cases(bool backward) {
   add(3, 33, 70, 64, 6, 4);
   add(64, 40, 386, 128, 256, 4);
   add(1, 5000, 8, 2, 5, 4);
+  add(3, 161, 386, 128, 256, 4);
+  for (const int begin : {1, 2}) add(3, 33, 12, begin, 6, 4);
+  for (const int seqlen : {15, 16, 17}) add(3, seqlen, 66, 2, 64, 4);
+  for (const int columns : {41, 42}) {
+    out.push_back({extents({3, 37, columns}) + "_nobias", CausalConv1dAttrs{2, 38, 4},
+                   [=](const std::string& text) {
+                     Arrays in = {random_array(text + "x", {3, 37, columns}, -2, 2),
+                                  random_array(text + "w", {38, 1, 4}, -0.5, 0.5), absent_array()};
+                     if (backward)
+                       in.insert(in.begin(), random_array(text + "dy", {3, 37, columns}));
+                     return in;
+                   }});
+  }
   return out;
 }
 

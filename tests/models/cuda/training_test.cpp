@@ -333,13 +333,14 @@ TEST_F(CudaEvaluation, PredictionsAreTheCpus) {
   EXPECT_GE(equal, static_cast<int>(0.999 * static_cast<double>(tokens.size())));
 }
 
-TEST_F(CudaEvaluation, CountsDoNotDependOnNeighbours) {
+/// 1000 samples of 600 positions: one member takes them in one pass, three in two.
+TEST_F(CudaEvaluation, CountsAndLossDependNeitherOnNeighboursNorOnPasses) {
   const CohortShape shape = shape_of("mamba3");
   const std::vector<MemberState> states = trained(shape);
   const MemberState* all[] = {&states[1], &states[0], &states[2]};
   const MemberState* one[] = {&states[0]};
   const Bits data({7, 7, 7});
-  const EvalShape es{shape.model, 13, 8, 0, 0};
+  const EvalShape es{shape.model, 600, 8, 0, 0};
   const auto together = evaluate(es, all, data, 5, 1000, device_);
   const auto alone = evaluate(es, one, data, 5, 1000, device_);
   EXPECT_EQ(together[1].tokens_correct, alone[0].tokens_correct);

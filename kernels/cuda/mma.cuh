@@ -1,0 +1,214 @@
+// Products of bf16 tiles in shared memory: m16n8k16 with fp32 accumulators, fragments brought by ldmatrix.
+//
+// A number is one bf16, or (kSplit) the sum of two: hi = bf16(x), lo = bf16(x - hi), 16 bits of mantissa in all. A split product
+// takes three mma, lo hi + hi lo + hi hi; what it drops is 2^-16 of each term, close to fp32.
+//
+// A tile has its rows one after another; the 16-byte pieces of a row are exchanged by the row's number, so that the 8 rows of
+// an ldmatrix, and the 8 x 4 lanes of a store in the accumulators' layout, hit different banks without padding.
+//
+// Accumulators, lane 4 g + t, column block n: {(g, 8n + 2t), (g, 8n + 2t + 1), (g + 8, 8n + 2t), (g + 8, 8n + 2t + 1)}.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+namespace statelab::cuda {
+
+__device__ __forceinline__ uint32_t shared_address(const void* p) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(p));
+}
+
+/// Four 8 x 8 matrices of bf16; lane l gives the address of row l % 8 of matrix l / 8.
+__device__ __forceinline__ void ldmatrix(uint32_t (&r)[4], uint32_t address) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(address)
+               : "memory");
+}
+/// The same, each matrix transposed.
+__device__ __forceinline__ void ldmatrix_transposed(uint32_t (&r)[4], uint32_t address) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(address)
+               : "memory");
+}
+
+__device__ __forceinline__ void mma_m16n8k16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0,
+                                             uint32_t b1) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
+      "{%8,%9}, {%0,%1,%2,%3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+/// 16 bytes from global into shared memory, both addresses multiples of 16.
+__device__ __forceinline__ void copy_async(uint32_t to, const void* from) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
+}
+__device__ __forceinline__ void commit_copies() {
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
+/// Until at most kPending groups of this thread's copies are under way.
+template <int kPending>
+__device__ __forceinline__ void wait_copies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+}
+
+/// Two neighbouring numbers, each one bf16 or a split pair; the first in the lower halves.
+template <bool kSplit>
+struct PackedPair {
+  uint32_t hi;
+  uint32_t lo;  // kSplit only
+
+  __device__ __forceinline__ PackedPair(float first, float second) : lo(0) {
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(hi) : "f"(second), "f"(first));
+    if constexpr (kSplit) {
+      const float rest0 = first - __uint_as_float(hi << 16),
+                  rest1 = second - __uint_as_float(hi & 0xFFFF0000u);
+      asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(lo) : "f"(rest1), "f"(rest0));
+    }
+  }
+};
+
+/// A operand of one step of 16: 16 rows x 16.
+template <bool kSplit>
+struct Fragment {
+  uint32_t hi[4];
+  uint32_t lo[4];  // kSplit only
+
+  /// Register r of {(g, 2t), (g + 8, 2t), (g, 2t + 8), (g + 8, 2t + 8)} and the columns after them.
+  __device__ __forceinline__ void set(int r, float first, float second) {
+    const PackedPair<kSplit> pair(first, second);
+    hi[r] = pair.hi;
+    if constexpr (kSplit) lo[r] = pair.lo;
+  }
+  /// From the accumulators of 16 columns.
+  __device__ __forceinline__ void set(const float (&left)[4], const float (&right)[4]) {
+    set(0, left[0], left[1]), set(1, left[2], left[3]);
+    set(2, right[0], right[1]), set(3, right[2], right[3]);
+  }
+  /// f(first, second, column) for each register's two numbers, in place; `column` of the first: 2t or 2t + 8.
+  template <class F>
+  __device__ __forceinline__ void change(F&& f) {
+    const int t = static_cast<int>(threadIdx.x) % 4;
+#pragma unroll
+    for (int r = 0; r < 4; ++r) {
+      float first = __uint_as_float(hi[r] << 16), second = __uint_as_float(hi[r] & 0xFFFF0000u);
+      if constexpr (kSplit) {
+        first += __uint_as_float(lo[r] << 16), second += __uint_as_float(lo[r] & 0xFFFF0000u);
+      }
+      f(first, second, 2 * t + r / 2 * 8);
+      set(r, first, second);
+    }
+  }
+};
+
+/// kRows x kColumns in shared memory, kColumns a multiple of 16 and a power of two; with kSplit the lo parts follow the hi parts.
+template <bool kSplit, int kRows, int kColumns>
+struct Tile {
+  static constexpr int kPlane = kRows * kColumns * 2;  ///< bytes
+  static constexpr int kBytes = kSplit ? 2 * kPlane : kPlane;
+  uint32_t base;  ///< shared address, a multiple of 128
+
+  /// Of (row, column) from `base`.
+  __device__ __forceinline__ static uint32_t offset(int row, int column) {
+    constexpr int kPieces = kColumns / 8;
+    const int exchange = kPieces >= 8 ? row & 7 : kPieces == 4 ? (row >> 1) & 3 : (row >> 2) & 1;
+    return static_cast<uint32_t>(row * (kColumns * 2) + (((column >> 3) ^ exchange) << 4) +
+                                 (column & 7) * 2);
+  }
+  /// column even.
+  __device__ __forceinline__ void store(int row, int column, float first, float second) const {
+    const PackedPair<kSplit> pair(first, second);
+    const uint32_t to = base + offset(row, column);
+    asm volatile("st.shared.b32 [%0], %1;" ::"r"(to), "r"(pair.hi) : "memory");
+    if constexpr (kSplit)
+      asm volatile("st.shared.b32 [%0], %1;" ::"r"(to + kPlane), "r"(pair.lo) : "memory");
+  }
+  /// column even.
+  __device__ __forceinline__ float2 load(int row, int column) const {
+    const uint32_t from = base + offset(row, column);
+    uint32_t hi;
+    asm volatile("ld.shared.b32 %0, [%1];" : "=r"(hi) : "r"(from) : "memory");
+    float2 out = make_float2(__uint_as_float(hi << 16), __uint_as_float(hi & 0xFFFF0000u));
+    if constexpr (kSplit) {
+      uint32_t lo;
+      asm volatile("ld.shared.b32 %0, [%1];" : "=r"(lo) : "r"(from + kPlane) : "memory");
+      out.x += __uint_as_float(lo << 16), out.y += __uint_as_float(lo & 0xFFFF0000u);
+    }
+    return out;
+  }
+
+  /// A(r, k) = tile(row0 + r, k0 + k).
+  __device__ __forceinline__ Fragment<kSplit> fragment(int row0, int k0) const {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    const uint32_t at = base + offset(row0 + lane % 16, k0 + lane / 16 * 8);
+    Fragment<kSplit> a;
+    ldmatrix(a.hi, at);
+    if constexpr (kSplit) ldmatrix(a.lo, at + kPlane);
+    return a;
+  }
+  /// A(r, k) = tile(k0 + k, row0 + r).
+  __device__ __forceinline__ Fragment<kSplit> fragment_transposed(int row0, int k0) const {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    const uint32_t at = base + offset(k0 + lane / 16 * 8 + lane % 8, row0 + lane / 8 % 2 * 8);
+    Fragment<kSplit> a;
+    ldmatrix_transposed(a.hi, at);
+    if constexpr (kSplit) ldmatrix_transposed(a.lo, at + kPlane);
+    return a;
+  }
+  /// B(k, c) = tile(k0 + k, column0 + c), c < 16: {b0, b1} of columns 0..7, then of 8..15.
+  __device__ __forceinline__ Fragment<kSplit> right(int k0, int column0) const {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    const uint32_t at = base + offset(k0 + lane % 16, column0 + lane / 16 * 8);
+    Fragment<kSplit> b;
+    ldmatrix_transposed(b.hi, at);
+    if constexpr (kSplit) ldmatrix_transposed(b.lo, at + kPlane);
+    return b;
+  }
+  /// B(k, c) = tile(column0 + c, k0 + k), c < 16.
+  __device__ __forceinline__ Fragment<kSplit> right_transposed(int k0, int column0) const {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    const uint32_t at = base + offset(column0 + lane / 16 * 8 + lane % 8, k0 + lane / 8 % 2 * 8);
+    Fragment<kSplit> b;
+    ldmatrix(b.hi, at);
+    if constexpr (kSplit) ldmatrix(b.lo, at + kPlane);
+    return b;
+  }
+};
+
+/// Two column blocks of accumulators += a b, b as Tile::right() gives it.
+template <bool kSplit>
+__device__ __forceinline__ void mma_step(float (&left)[4], float (&right)[4],
+                                         const Fragment<kSplit>& a, const Fragment<kSplit>& b) {
+  if constexpr (kSplit) {
+    mma_m16n8k16(left, a.lo, b.hi[0], b.hi[1]);
+    mma_m16n8k16(right, a.lo, b.hi[2], b.hi[3]);
+    mma_m16n8k16(left, a.hi, b.lo[0], b.lo[1]);
+    mma_m16n8k16(right, a.hi, b.lo[2], b.lo[3]);
+  }
+  mma_m16n8k16(left, a.hi, b.hi[0], b.hi[1]);
+  mma_m16n8k16(right, a.hi, b.hi[2], b.hi[3]);
+}
+
+/// acc (16 x 8 kNt) += a B, B(k, c) = tile(k0 + k, column0 + c): one step of 16.
+template <bool kSplit, int kRows, int kColumns, int kNt>
+__device__ __forceinline__ void mma_rows(float (&acc)[kNt][4], const Fragment<kSplit>& a,
+                                         const Tile<kSplit, kRows, kColumns>& tile, int k0,
+                                         int column0 = 0) {
+#pragma unroll
+  for (int n = 0; n < kNt; n += 2)
+    mma_step<kSplit>(acc[n], acc[n + 1], a, tile.right(k0, column0 + n * 8));
+}
+/// acc (16 x 8 kNt) += a B, B(k, c) = tile(column0 + c, k0 + k): one step of 16.
+template <bool kSplit, int kRows, int kColumns, int kNt>
+__device__ __forceinline__ void mma_columns(float (&acc)[kNt][4], const Fragment<kSplit>& a,
+                                            const Tile<kSplit, kRows, kColumns>& tile, int k0,
+                                            int column0 = 0) {
+#pragma unroll
+  for (int n = 0; n < kNt; n += 2)
+    mma_step<kSplit>(acc[n], acc[n + 1], a, tile.right_transposed(k0, column0 + n * 8));
+}
+
+}  // namespace statelab::cuda
