@@ -64,7 +64,8 @@ __device__ __forceinline__ void sum_angles(float* phi, const float* dt, int nang
 }
 
 template <bool kSplit, bool kVectors>
-__global__ void __launch_bounds__(kThreads, 4) tiled_forward(const __grid_constant__ Mamba3Args a) {
+__global__ void __launch_bounds__(kThreads, kSplit ? 3 : 4)
+    tiled_forward(const __grid_constant__ Mamba3Args a) {
   extern __shared__ __align__(128) unsigned char shared[];
   const ScanDims& d = a.dims;
   const int S = a.nangles, angle_row = angle_pitch(S), rows = d.rows;
@@ -94,17 +95,6 @@ __global__ void __launch_bounds__(kThreads, 4) tiled_forward(const __grid_consta
                          ? nullptr
                          : states + ((static_cast<int64_t>(b) * d.nheads + h) * d.nchunks) *
                                         (kTiledHead * kTiledHead);
-
-  auto prefetch = [&](int t0) {
-    const float* row = proj_b + static_cast<int64_t>(t0) * d.width;
-    const int count = min(d.chunk, d.seqlen - t0);
-    prefetch_rows(row + a.col.B + group * kTiledHead, a.col.C - a.col.B + kTiledHead, count,
-                  d.width);
-    prefetch_rows(row + a.col.x + h * kTiledHead, kTiledHead, count, d.width);
-    prefetch_rows(row + a.col.z + h * kTiledHead, kTiledHead, count, d.width);
-    prefetch_rows(row + a.col.dd_dt, d.width - a.col.dd_dt, count, d.width);
-  };
-  prefetch(0);
 
   for (int chunk = 0; chunk < d.nchunks; ++chunk) {
     opaque(base);
@@ -185,7 +175,6 @@ __global__ void __launch_bounds__(kThreads, 4) tiled_forward(const __grid_consta
     }
     __syncthreads();
 
-    if (!last) prefetch(t0 + d.chunk);
     // ---- o of the warp's tokens
     if (row0 < rows) {
       float acc[kQuadPairs][4] = {};

@@ -38,19 +38,6 @@ __device__ __forceinline__ void quick_sincos(float x, float& sine, float& cosine
   sine = __sinf(x), cosine = __cosf(x);
 }
 
-/// Brings `floats` of each of `rows` rows, `stride` floats apart, into the L2 cache; all threads of the block share the rows.
-__device__ __forceinline__ void prefetch_rows(const float* first, int floats, int rows,
-                                              int64_t stride) {
-  for (int i = static_cast<int>(threadIdx.x); i < rows; i += static_cast<int>(blockDim.x)) {
-    const auto from = reinterpret_cast<uintptr_t>(first + i * stride);
-    const auto begin = from & ~uintptr_t{15},
-               end = (from + floats * sizeof(float) + 15) & ~uintptr_t{15};
-    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(begin),
-                 "r"(static_cast<uint32_t>(end - begin))
-                 : "memory");
-  }
-}
-
 /// Floats from token to token of a chunk's angles in shared memory: odd, so that tokens hit different banks.
 __host__ __device__ constexpr int angle_pitch(int nangles) { return nangles | 1; }
 

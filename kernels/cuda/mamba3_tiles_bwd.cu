@@ -96,24 +96,6 @@ __global__ void __launch_bounds__(kScanThreads, 2)
   const Mamba3Partials slot(H, P, N);
   for (int at = thread; at < 16 * N; at += kScanThreads) column_sums[at] = 0;
 
-  /// All that is read of a head's chunk.
-  auto prefetch = [&](int of_head, int of_chunk) {
-    const int t0 = of_chunk * d.chunk, count = min(d.chunk, d.seqlen - t0);
-    const int64_t token_at = first_token + t0, head_at = static_cast<int64_t>(b) * H + of_head;
-    const float* row = a.proj.at(member) + token_at * d.width;
-    prefetch_rows(row + a.col.B + of_head / (H / d.ngroups) * N, a.col.C - a.col.B + N, count,
-                  d.width);
-    prefetch_rows(row + a.col.x + of_head * P, P, count, d.width);
-    prefetch_rows(row + a.col.z + of_head * P, P, count, d.width);
-    prefetch_rows(row + a.col.dd_dt, d.width - a.col.dd_dt, count, d.width);
-    prefetch_rows(a.dy.at(member) + token_at * d_inner + of_head * P, P, count, d_inner);
-    prefetch_rows(a.o_in.at(member) + token_at * d_inner + of_head * P, P, count, d_inner);
-    if (learned) prefetch_rows(a.phi_in.at(member) + (token_at * H + of_head) * S, S, count, H * S);
-    if (of_chunk > 0)
-      prefetch_rows(a.states_in.at(member) + (head_at * d.nchunks + of_chunk) * P * N, N, P, N);
-  };
-  prefetch(0, d.nchunks - 1);
-
   for (int h = 0; h < H; ++h) {
     const int heads_per_group = H / d.ngroups, group = h / heads_per_group;
     const bool first_of_group = h % heads_per_group == 0,
@@ -240,11 +222,6 @@ __global__ void __launch_bounds__(kScanThreads, 2)
       __syncthreads();
 
       opaque(base), opaque(member);
-      if (chunk > 0) {
-        prefetch(h, chunk - 1);
-      } else if (h + 1 < H) {
-        prefetch(h + 1, d.nchunks - 1);
-      }
       // ---- products. own: this warp's 16 tokens; other: 16 of those that they meet
       const int low = row0 + g;
       const Square own = queries ? q : k, own_value = queries ? dout : x;
