@@ -16,8 +16,8 @@ template <bool kSplit>
 struct Places {
   static constexpr int kTile = HeadTile<kSplit>::kBytes;
   static constexpr int kWeights = TiledTokens::kFloats * 4,
-                       kK = (kWeights + 4 * kTiledHead * 4 + 127) / 128 * 128, kX = kK + kTile,
-                       kState = kX + kTile;
+                       kK = (kWeights + 4 * kTiledHead * 4 + 255) / 256 * 256, kX = kK + kTile,
+                       kRows = kX + kTile, kState = kRows + kTile;
   /// Angles are last: their number is known at run time.
   __host__ __device__ static int angles(const ScanDims& d) {
     return d.nchunks > 1 ? kState + kTile : kState;
@@ -64,8 +64,7 @@ __device__ __forceinline__ void sum_angles(float* phi, const float* dt, int nang
 }
 
 template <bool kSplit, bool kVectors>
-__global__ void __launch_bounds__(kThreads, kSplit ? 3 : 4)
-    tiled_forward(const __grid_constant__ Mamba3Args a) {
+__global__ void __launch_bounds__(kThreads, 3) tiled_forward(const __grid_constant__ Mamba3Args a) {
   extern __shared__ __align__(128) unsigned char shared[];
   const ScanDims& d = a.dims;
   const int S = a.nangles, angle_row = angle_pitch(S), rows = d.rows;
@@ -96,9 +95,28 @@ __global__ void __launch_bounds__(kThreads, kSplit ? 3 : 4)
                          : states + ((static_cast<int64_t>(b) * d.nheads + h) * d.nchunks) *
                                         (kTiledHead * kTiledHead);
 
+  /// Row i (of the chunk from t0 on) of this lane, column0 on, is on its way; the last one in place of those past the end.
+  auto fetch = [&](const RawRows& to, int t0, int column0) {
+    const int length = min(d.chunk, d.seqlen - t0);
+#pragma unroll
+    for (int high = 0; high < 2; ++high) {
+      const int i = row0 + g + 8 * high;
+      to.fetch<kVectors>(
+          i, proj_b + static_cast<int64_t>(t0 + min(i, length - 1)) * d.width + column0);
+    }
+  };
+  const int column_k = a.col.B + group * kTiledHead, column_q = a.col.C + group * kTiledHead,
+            column_x = a.col.x + h * kTiledHead, column_z = a.col.z + h * kTiledHead;
+  if (row0 < rows) {
+    fetch(RawRows{base + Place::kK}, 0, column_k);
+    fetch(RawRows{base + Place::kRows}, 0, column_q);
+    fetch(RawRows{base + Place::kX}, 0, column_x);
+  }
+
   for (int chunk = 0; chunk < d.nchunks; ++chunk) {
     opaque(base);
     const HeadTile<kSplit> k{base + Place::kK}, x{base + Place::kX}, state{base + Place::kState};
+    const RawRows raw_k{base + Place::kK}, raw_x{base + Place::kX}, raw{base + Place::kRows};
     const int t0 = chunk * d.chunk, length = min(d.chunk, d.seqlen - t0);
     const bool first = chunk == 0, last = chunk + 1 == d.nchunks;
     const float* proj_c = proj_b + static_cast<int64_t>(t0) * d.width;
@@ -121,15 +139,18 @@ __global__ void __launch_bounds__(kThreads, kSplit ? 3 : 4)
     }
     if (!first || state_out != nullptr) {
 #pragma unroll
-      for (int n = 0; n < kQuadPairs; ++n) {
+      for (int high = 0; high < 2; ++high) {
+        const int p = row0 + g + 8 * high;
+        QuadRow values;
 #pragma unroll
-        for (int high = 0; high < 2; ++high) {
-          const int p = row0 + g + 8 * high;
-          const float s0 = sum[n][2 * high], s1 = sum[n][2 * high + 1];
-          if (!first) state.store(p, QuadRow::column(n), s0, s1);
-          if (state_out != nullptr)
-            store2(state_out + p * kTiledHead + QuadRow::column(n), s0, s1, true);
-        }
+        for (int n = 0; n < kQuadPairs; ++n)
+          values.v[n] = make_float2(sum[n][2 * high], sum[n][2 * high + 1]);
+        if (!first) values.store<kSplit>(state, p);
+        if (state_out == nullptr) continue;
+#pragma unroll
+        for (int n = 0; n < kQuadPairs; ++n)
+          store2(state_out + p * kTiledHead + QuadRow::column(n), values.v[n].x, values.v[n].y,
+                 true);
       }
       if (state_out != nullptr) state_out += kTiledHead * kTiledHead;
     }
@@ -150,15 +171,14 @@ __global__ void __launch_bounds__(kThreads, kSplit ? 3 : 4)
     Fragment<kSplit> q[kSteps];
     float diag[2];
     if (row0 < rows) {
+      wait_copies<0>();
 #pragma unroll
       for (int high = 0; high < 2; ++high) {
         const int i = row0 + g + 8 * high;
-        const float* row = proj_c + static_cast<int64_t>(min(i, length - 1)) * d.width;
         QuadRows r;
-        QuadRow x_row;
-        r.k.load<kVectors>(row + a.col.B + group * kTiledHead);
-        r.q.load<kVectors>(row + a.col.C + group * kTiledHead);
-        x_row.load<kVectors>(row + a.col.x + h * kTiledHead);
+        r.k = raw_k.load(i), r.q = raw.load(i);
+        QuadRow x_row = raw_x.load(i);
+        __syncwarp();
         r.norm_and_bias(weights, norm_k, norm_q, a.eps);
         if (turns) {
           const float* angles = phi + min(i, length - 1) * angle_row;
@@ -172,6 +192,7 @@ __global__ void __launch_bounds__(kThreads, kSplit ? 3 : 4)
 #pragma unroll
         for (int m = 0; m < kQuadPairs; ++m) q[m / 2].set(high + m % 2 * 2, r.q.v[m].x, r.q.v[m].y);
       }
+      fetch(raw, t0, column_z);
     }
     __syncthreads();
 
@@ -229,12 +250,12 @@ __global__ void __launch_bounds__(kThreads, kSplit ? 3 : 4)
         inverse[0] = rsqrtf(row_sum(square[0]) * (1.0f / kTiledHead) + a.eps);
         inverse[1] = rsqrtf(row_sum(square[1]) * (1.0f / kTiledHead) + a.eps);
       }
+      wait_copies<0>();
 #pragma unroll
       for (int high = 0; high < 2; ++high) {
         const int i = low + 8 * high;
         if (i >= length) continue;
-        QuadRow z;
-        z.load<kVectors>(proj_c + static_cast<int64_t>(i) * d.width + a.col.z + h * kTiledHead);
+        const QuadRow z = raw.load(i);
         const int64_t at = (static_cast<int64_t>(b) * d.seqlen + t0 + i) * d_inner + h * kTiledHead;
 #pragma unroll
         for (int n = 0; n < kQuadPairs; ++n) {
@@ -252,6 +273,7 @@ __global__ void __launch_bounds__(kThreads, kSplit ? 3 : 4)
       }
     }
     if (last) break;
+    if (row0 < rows) fetch(raw, t0 + d.chunk, column_q);
 
     // ---- the state that leaves
     const float whole = *token.whole;
@@ -270,6 +292,7 @@ __global__ void __launch_bounds__(kThreads, kSplit ? 3 : 4)
       mma_rows(sum, values, k, block * 16);
     }
     __syncthreads();  // steps, keys, x and state have been read
+    if (row0 < rows) fetch(raw_k, t0 + d.chunk, column_k), fetch(raw_x, t0 + d.chunk, column_x);
   }
 }
 

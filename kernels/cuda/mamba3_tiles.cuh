@@ -13,7 +13,7 @@ namespace statelab::cuda {
 constexpr int kQuadPairs = kTiledHead / 8;
 
 template <bool kSplit>
-using HeadTile = Tile<kSplit, kMaxChunk, kTiledHead>;
+using HeadTile = Tile<kSplit, kMaxChunk, kTiledHead, true>;
 
 /// Instructions of the special function unit where the library's functions take ten times as many: relative errors of a few 2^-22,
 /// absolute ones for sine and cosine of an angle in about [-pi, pi); far below those of the products.
@@ -175,13 +175,49 @@ struct QuadRow {
   }
   template <bool kSplit>
   __device__ __forceinline__ void store(const HeadTile<kSplit>& tile, int row) const {
+    const uint32_t to = tile.at(row, column(0));
 #pragma unroll
-    for (int m = 0; m < kQuadPairs; ++m) tile.store(row, column(m), v[m].x, v[m].y);
+    for (int m = 0; m < kQuadPairs; ++m) tile.store_at(to ^ (16u * m), v[m].x, v[m].y);
   }
 };
 __device__ __forceinline__ float2 weight_pair(const float* weights, int m) {
   return *reinterpret_cast<const float2*>(weights + QuadRow::column(m));
 }
+
+/// A tile's rows as floats, copied asynchronously to the places that their hi and lo parts will take. A lane copies and reads its own
+/// share; the warp must meet between the last read of a row and the first store.
+struct RawRows {
+  uint32_t base;
+  /// Of this lane's first pair; pair m is 32 m bytes of exclusive or further.
+  __device__ __forceinline__ uint32_t at(int row) const {
+    return (base + static_cast<uint32_t>(row * (kTiledHead * 4) + ((row & 7) << 5))) ^
+           static_cast<uint32_t>(4 * QuadRow::column(0));
+  }
+  template <bool kVectors>
+  __device__ __forceinline__ void fetch(int row, const float* from) const {
+#pragma unroll
+    for (int m = 0; m < kQuadPairs; ++m) {
+      const uint32_t to = at(row) ^ (32u * m);
+      const float* pair = from + QuadRow::column(0) + 8 * m;
+      if constexpr (kVectors) {
+        copy_async<8>(to, pair);
+      } else {
+        copy_async<4>(to, pair), copy_async<4>(to + 4, pair + 1);
+      }
+    }
+  }
+  __device__ __forceinline__ QuadRow load(int row) const {
+    QuadRow out;
+#pragma unroll
+    for (int m = 0; m < kQuadPairs; ++m) {
+      asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];"
+                   : "=f"(out.v[m].x), "=f"(out.v[m].y)
+                   : "r"(at(row) ^ (32u * m))
+                   : "memory");
+    }
+    return out;
+  }
+};
 
 /// One token's rows of B and C on their way through norm, bias and rotation.
 struct QuadRows {

@@ -5,6 +5,8 @@
 // chunks' incoming states is recomputed. Source: models.md sections 3.9 and 3.10.
 //
 // What heads share - the gradients of B, C and the angles - is summed in dproj itself, by the same thread head after head.
+#include <type_traits>
+
 #include "kernels/cuda/mamba3_tiles.cuh"
 
 namespace statelab::cuda {
@@ -20,17 +22,18 @@ struct Pending {
   float ddt, dgam, lam, dt, raw;
 };
 
-/// Shared memory, offsets in bytes; the cotangents of the angles take the places of x and dout. What is not always needed is last.
+/// Shared memory, offsets in bytes. After the products dout's place holds the cotangents of the angles, those of x and state raw
+/// rows of B and C.
 template <bool kSplit>
 struct Places {
   static constexpr int kFloats = TiledTokens::kFloats + 4 * kTiledHead + 9 * kMaxChunk + 16 +
                                  16 * kTiledHead + kScanWarps * kTiledHead + kTiledHead;
   static constexpr int kTile = HeadTile<kSplit>::kBytes,
-                       kAngles = kMaxChunk * angle_pitch(kTiledHead / 2) * 4,
-                       kShared = kAngles > kTile ? (kAngles + 127) / 128 * 128 : kTile;
-  static constexpr int kQ = (kFloats * 4 + 127) / 128 * 128, kK = kQ + kTile, kX = kK + kTile,
-                       kDout = kX + kShared, kState = kDout + kShared, kDstate = kState + kTile;
-  static int bytes(const ScanDims& d) { return d.nchunks > 1 ? kDstate + kTile : kState; }
+                       kAngles = 2 * kMaxChunk * angle_pitch(kTiledHead / 2) * 4,
+                       kDoutBytes = ((kAngles > kTile ? kAngles : kTile) + 255) / 256 * 256;
+  static constexpr int kQ = (kFloats * 4 + 255) / 256 * 256, kK = kQ + kTile, kX = kK + kTile,
+                       kDout = kX + kTile, kState = kDout + kDoutBytes, kDstate = kState + kTile;
+  static int bytes(const ScanDims& d) { return d.nchunks > 1 ? kDstate + kTile : kDstate; }
 };
 
 /// Sum of one row of the accumulators times the tile's row, over this lane's columns.
@@ -38,16 +41,17 @@ template <bool kSplit>
 __device__ __forceinline__ float row_dot(const float (&acc)[kQuadPairs][4], int high,
                                          const HeadTile<kSplit>& tile, int row) {
   float sum = 0;
+  const uint32_t at = tile.at(row, QuadRow::column(0));
 #pragma unroll
   for (int n = 0; n < kQuadPairs; ++n) {
-    const float2 v = tile.load(row, QuadRow::column(n));
+    const float2 v = tile.load_at(at ^ (16u * n));
     sum = fmaf(acc[n][2 * high], v.x, fmaf(acc[n][2 * high + 1], v.y, sum));
   }
   return sum;
 }
 
 template <bool kSplit, bool kVectors>
-__global__ void __launch_bounds__(kScanThreads, 2)
+__global__ void __launch_bounds__(kScanThreads, 1)
     tiled_backward(const __grid_constant__ Mamba3Args a) {
   extern __shared__ __align__(128) unsigned char shared[];
   const ScanDims& d = a.dims;
@@ -58,9 +62,8 @@ __global__ void __launch_bounds__(kScanThreads, 2)
              norm_q = a.C_norm.data != nullptr;
   using Place = Places<kSplit>;
   using Square = HeadTile<kSplit>;
-  uint32_t base = shared_address(shared);
-  float *dphi = reinterpret_cast<float*>(shared + Place::kX),
-        *dphi_k = reinterpret_cast<float*>(shared + Place::kDout);
+  float *dphi = reinterpret_cast<float*>(shared + Place::kDout),
+        *dphi_k = dphi + kMaxChunk * angle_row;
   SharedFloats memory(reinterpret_cast<float4*>(shared));
   const TiledTokens token(memory.take(TiledTokens::kFloats));
   float* weights = memory.take(4 * N);
@@ -77,16 +80,23 @@ __global__ void __launch_bounds__(kScanThreads, 2)
 
   // Of the standard rotation, per token, in 2^-64 of a turn: whole turns vanish by themselves.
   uint64_t* turns_of = reinterpret_cast<uint64_t*>(memory.take(N));
-  const int thread = static_cast<int>(threadIdx.x), warp = warp_id(), lane = lane_id();
-  const int g = lane / 4, t = lane % 4;
-  const bool queries = warp < 4;  // else keys
-  const int tile_row = warp % 4, row0 = tile_row * 16, tiles = rows / 16;
-  const bool owns_rows = row0 < rows;
+  // Every phase finds out anew who it is, hidden from the compiler: what it would otherwise compute once and keep costs more
+  // registers than there are.
+  uint32_t base = shared_address(shared), member = blockIdx.y, own_thread = threadIdx.x;
+  int thread, lane, g, t, warp, tile_row, row0, low;
+  bool queries, owns_rows;  // else keys
+  auto anew = [&] {
+    opaque(base), opaque(member), opaque(own_thread);
+    thread = static_cast<int>(own_thread), lane = thread % kWarp, g = lane / 4, t = lane % 4;
+    warp = __shfl_sync(0xFFFFFFFFu, thread / kWarp, 0);  // known to be the same for the whole warp
+    queries = warp < 4, tile_row = warp % 4, row0 = tile_row * 16, low = row0 + g;
+    owns_rows = row0 < d.rows;
+  };
+  anew();
+  const int tiles = rows / 16;
   const bool turns = a.rotation != Rotation::kNone,
              learned = a.rotation == Rotation::kDataDependent;
   const int first_token = b * d.seqlen;
-  // Member and shared base are hidden anew in every phase: addresses are cheaper to compute again than to keep.
-  uint32_t member = blockIdx.y;
   if (turns && !learned && thread < S)
     turns_of[thread] = static_cast<uint64_t>(standard_turns(thread, S) * 0x1p64);
   auto standard = [&](int token_at, int j) {
@@ -95,6 +105,36 @@ __global__ void __launch_bounds__(kScanThreads, 2)
   };
   const Mamba3Partials slot(H, P, N);
   for (int at = thread; at < 16 * N; at += kScanThreads) column_sums[at] = 0;
+
+  /// What a lane needs of a head's chunk and can wait in shared memory, in three groups: B and C; x and dy; the incoming state.
+  auto fetch = [&](int of_head, int of_chunk) {
+    const int t0 = of_chunk * d.chunk, length = min(d.chunk, d.seqlen - t0);
+    const int i = warp * 8 + g, token_at = first_token + t0 + min(i, length - 1);
+    const float* row = a.proj.at(member) + static_cast<int64_t>(token_at) * d.width;
+    const int of_group = of_head / (H / d.ngroups) * N;
+    if (warp * 8 < rows) {
+      RawRows{base + Place::kK}.fetch<kVectors>(i, row + a.col.B + of_group);
+      RawRows{base + Place::kQ}.fetch<kVectors>(i, row + a.col.C + of_group);
+    }
+    commit_copies();
+    if (warp * 8 < rows) {
+      RawRows{base + Place::kX}.fetch<kVectors>(i, row + a.col.x + of_head * P);
+      RawRows{base + Place::kDout}.fetch<true>(
+          i, a.dy.at(member) + static_cast<int64_t>(token_at) * d_inner + of_head * P);
+    }
+    commit_copies();
+    if (queries && of_chunk > 0) {
+      const float* from = a.states_in.at(member) +
+                          ((static_cast<int64_t>(b) * H + of_head) * d.nchunks + of_chunk) * P * N;
+#pragma unroll
+      for (int high = 0; high < 2; ++high) {
+        const int p = row0 + g + 8 * high;
+        RawRows{base + Place::kState}.fetch<true>(p, from + p * N);
+      }
+    }
+    commit_copies();
+  };
+  fetch(0, d.nchunks - 1);
 
   for (int h = 0; h < H; ++h) {
     const int heads_per_group = H / d.ngroups, group = h / heads_per_group;
@@ -108,11 +148,12 @@ __global__ void __launch_bounds__(kScanThreads, 2)
     __syncthreads();
     float running_dphi = 0;            // of angle thread / 8, over the tokens done
     float sum_D = 0, sum_dt_bias = 0;  // of token `thread` of all chunks
-    // Queries: the cotangent of the state that leaves the chunk, channels row0 .. row0 + 15. Keys: dx of a chunk.
-    float extra[kQuadPairs][4] = {};
+    // Queries: the cotangent of the state that leaves the chunk, channels row0 .. row0 + 15, parked in memory: it is needed once
+    // a chunk, and its registers all the time.
+    volatile float parked[4 * kQuadPairs];
 
     for (int chunk = d.nchunks - 1; chunk >= 0; --chunk) {
-      opaque(base), opaque(member);
+      anew();
       const Square q{base + Place::kQ}, k{base + Place::kK}, x{base + Place::kX},
           dout{base + Place::kDout}, state{base + Place::kState}, dstate{base + Place::kDstate};
       const int t0 = chunk * d.chunk, length = min(d.chunk, d.seqlen - t0);
@@ -127,9 +168,9 @@ __global__ void __launch_bounds__(kScanThreads, 2)
         const int i = warp * 8 + g, from = min(i, length - 1);
         const float* row = a.proj.at(member) + chunk_at + static_cast<int64_t>(from) * d.width;
         const int64_t at = static_cast<int64_t>(first_token + t0 + from) * d_inner + h * P;
-        QuadRows r;
-        r.k.template load<kVectors>(row + a.col.B + group * N);
-        r.q.template load<kVectors>(row + a.col.C + group * N);
+        QuadRow z, o_row;
+        z.template load<kVectors>(row + a.col.z + h * P);
+        o_row.load<true>(a.o_in.at(member) + at);
         const float* angles =
             a.phi_in.at(member) + (static_cast<int64_t>(first_token + t0 + from) * H + h) * S;
         float angle[kQuadPairs];
@@ -140,8 +181,10 @@ __global__ void __launch_bounds__(kScanThreads, 2)
           if (j < S && learned) angle[m] = __ldg(angles + j);
           if (j < S && turns && !learned) angle[m] = standard(t0 + from, j);
         }
-        QuadRow x_row;
-        x_row.template load<kVectors>(row + a.col.x + h * P);
+        wait_copies<2>();
+        QuadRows r;
+        r.k = RawRows{k.base}.load(i), r.q = RawRows{q.base}.load(i);
+        __syncwarp();
         r.norm_and_bias(weights, norm_k, norm_q, a.eps);
         if (turns) r.rotate(S, [&](int m) { return angle[m]; });
         const bool ragged = warp * 8 + 8 > length;  // the same for the whole warp
@@ -149,12 +192,11 @@ __global__ void __launch_bounds__(kScanThreads, 2)
         r.k.template store<kSplit>(k, i);
         r.q.template store<kSplit>(q, i);
         if (t == 0) same[i] = r.same, inv_k[i] = r.inv_k, inv_q[i] = r.inv_q;
+        wait_copies<1>();
+        QuadRow x_row = RawRows{x.base}.load(i), gated = RawRows{dout.base}.load(i);
+        __syncwarp();
         if (ragged && i >= length) x_row.clear();
         x_row.template store<kSplit>(x, i);
-        QuadRow gated, z, o_row;
-        gated.load<true>(a.dy.at(member) + at);
-        z.template load<kVectors>(row + a.col.z + h * P);
-        o_row.load<true>(a.o_in.at(member) + at);
         float inverse = 1;
         if (out_norm) {
           float square = 0;
@@ -202,62 +244,82 @@ __global__ void __launch_bounds__(kScanThreads, 2)
         if (ragged && i >= length) gated.clear();
         gated.template store<kSplit>(dout, i);
       }
-      float across = 0;  // <cotangent of the state that leaves, state that enters>
       if (queries && !first) {
-        const float* from = a.states_in.at(member) +
-                            ((static_cast<int64_t>(b) * H + h) * d.nchunks + chunk) * P * N;
+        wait_copies<0>();
 #pragma unroll
         for (int high = 0; high < 2; ++high) {
           const int p = row0 + g + 8 * high;
-          QuadRow in;
-          in.load<true>(from + p * N);
-#pragma unroll
-          for (int n = 0; n < kQuadPairs; ++n)
-            across += in.v[n].x * extra[n][2 * high] + in.v[n].y * extra[n][2 * high + 1];
+          const QuadRow in = RawRows{state.base}.load(p);
+          __syncwarp();
           in.template store<kSplit>(state, p);
         }
-        across = warp_sum(across);
       }
-      if (lane == 0) warp_part[warp] = across;
       __syncthreads();
 
-      opaque(base), opaque(member);
+      anew();
       // ---- products. own: this warp's 16 tokens; other: 16 of those that they meet
-      const int low = row0 + g;
-      const Square own = queries ? q : k, own_value = queries ? dout : x;
-      float acc[kQuadPairs][4] = {};  // dq or dk / w
-      float path[2] = {0, 0};         // row sums of X, of this lane's columns
-      if (owns_rows) {
-        const Square other = queries ? k : q, other_value = queries ? x : dout;
-        const float own_w[2] = {queries ? 1.0f : token.w[low], queries ? 1.0f : token.w[low + 8]};
-        if (!queries) {
+      if (queries && !first) {  // the cotangent of the state that entered
+        const float whole = *token.whole;
+        const uint32_t state_at = state.at(low, QuadRow::column(0));
+        float sum[kQuadPairs][4],
+            across = 0;  // across: <cotangent of the state that leaves, state that enters>
 #pragma unroll
-          for (int n = 0; n < kQuadPairs; ++n) {
+        for (int n = 0; n < kQuadPairs; ++n) {
 #pragma unroll
-            for (int e = 0; e < 4; ++e) extra[n][e] = 0;
-          }
+          for (int e = 0; e < 4; ++e) sum[n][e] = last ? 0.0f : parked[4 * n + e];
+          const float2 in_low = state.load_at(state_at ^ (16u * n)),
+                       in_high = state.load_at((state_at + 8 * Square::kPitch) ^ (16u * n));
+          across += (in_low.x * sum[n][0] + in_low.y * sum[n][1]) +
+                    (in_high.x * sum[n][2] + in_high.y * sum[n][3]);
+#pragma unroll
+          for (int e = 0; e < 4; ++e) sum[n][e] *= whole;
         }
-        float through[2] = {0, 0};  // of the state
-        if (queries ? !first : !last) {
-          const Square from = queries ? state : dstate;
-          const float* decay = queries ? token.from_start : token.to_end;
+        across = warp_sum(across);
+        if (lane == 0) warp_part[warp] = across;
+#pragma unroll 1
+        for (int block = 0; block < tiles; ++block) {
+          Fragment<kSplit> values = dout.fragment_transposed(row0, block * 16);
+          values.change([&](float& v0, float& v1, int column) {
+            const float2 from_start =
+                *reinterpret_cast<const float2*>(token.from_start + block * 16 + column);
+            v0 *= from_start.x, v1 *= from_start.y;
+          });
+          mma_rows(sum, values, q, block * 16);
+        }
+#pragma unroll
+        for (int n = 0; n < kQuadPairs; ++n) {
+#pragma unroll
+          for (int e = 0; e < 4; ++e) parked[4 * n + e] = sum[n][e];
+        }
+      }
+      float acc[kQuadPairs][4] = {};  // dq or dk / w
+      auto products = [&]<bool kQueries>(std::bool_constant<kQueries>) {
+        const Square own = kQueries ? q : k, own_value = kQueries ? dout : x;
+        float path[2] = {0, 0};  // row sums of X, of this lane's columns
+        const Square other = kQueries ? k : q, other_value = kQueries ? x : dout;
+        const float own_w[2] = {kQueries ? 1.0f : token.w[low], kQueries ? 1.0f : token.w[low + 8]};
+        float through[2] = {0, 0};                         // of the state
+        [[maybe_unused]] float extra[kQuadPairs][4] = {};  // dx
+        if (kQueries ? !first : !last) {
+          const Square from = kQueries ? state : dstate;
+          const float* decay = kQueries ? token.from_start : token.to_end;
 #pragma unroll
           for (int s = 0; s < kSteps; ++s)
             mma_rows(acc, own_value.fragment(row0, s * 16), from, s * 16);
           scale_rows(acc, decay[low], decay[low + 8]);
           through[0] = row_sum(row_dot<kSplit>(acc, 0, own, low));
           through[1] = row_sum(row_dot<kSplit>(acc, 1, own, low + 8));
-          if (!queries) {
+          if constexpr (!kQueries) {
 #pragma unroll
             for (int s = 0; s < kSteps; ++s)
               mma_columns(extra, own.fragment(row0, s * 16), dstate, s * 16);
             scale_rows(extra, decay[low] * own_w[0], decay[low + 8] * own_w[1]);
           }
         }
-        const float* own_factor = queries ? token.prefix : token.suffix;
-        const float* other_factor = queries ? token.suffix : token.prefix;
+        const float* own_factor = kQueries ? token.prefix : token.suffix;
+        const float* other_factor = kQueries ? token.suffix : token.prefix;
         const float to_low = own_factor[low], to_high = own_factor[low + 8];
-        const int begin = queries ? 0 : tile_row, end = queries ? tile_row + 1 : tiles;
+        const int begin = kQueries ? 0 : tile_row, end = kQueries ? tile_row + 1 : tiles;
 #pragma unroll 1
         for (int block = begin; block < end; ++block) {
           float score[2][4] = {}, cross[2][4] = {};  // K and M
@@ -270,7 +332,7 @@ __global__ void __launch_bounds__(kScanThreads, 2)
           }
           if (block != tile_row) {
             const float whole =
-                token.between[queries ? tile_row * 4 + block : block * 4 + tile_row];
+                token.between[kQueries ? tile_row * 4 + block : block * 4 + tile_row];
             const float row_T[2] = {to_low * whole, to_high * whole};
             const float row_w[2] = {row_T[0] * own_w[0], row_T[1] * own_w[1]};
 #pragma unroll
@@ -278,12 +340,12 @@ __global__ void __launch_bounds__(kScanThreads, 2)
               const int c0 = block * 16 + n * 8 + 2 * t;
               const float2 w2 = *reinterpret_cast<const float2*>(token.w + c0),
                            f2 = *reinterpret_cast<const float2*>(other_factor + c0);
-              const float column_w[2] = {queries ? f2.x * w2.x : f2.x,
-                                         queries ? f2.y * w2.y : f2.y};
+              const float column_w[2] = {kQueries ? f2.x * w2.x : f2.x,
+                                         kQueries ? f2.y * w2.y : f2.y};
 #pragma unroll
               for (int e = 0; e < 4; ++e) {
                 const float weighted = row_w[e / 2] * column_w[e % 2];
-                const float T = queries ? weighted : row_T[e / 2] * column_w[e % 2];
+                const float T = kQueries ? weighted : row_T[e / 2] * column_w[e % 2];
                 score[n][e] *= weighted;
                 path[e / 2] = fmaf(score[n][e], cross[n][e], path[e / 2]);
                 cross[n][e] *= T;
@@ -299,29 +361,29 @@ __global__ void __launch_bounds__(kScanThreads, 2)
               for (int e = 0; e < 4; ++e) {
                 const int r = low + e / 2 * 8, c = c0 + e % 2;
                 const float sum = token.within[r] - (e % 2 ? in2.y : in2.x);
-                float T = quick_exp2(queries ? kLog2E * sum : -kLog2E * sum);
-                if (queries ? c >= r : r >= c) T = 0;
-                const float weighted = T * own_w[e / 2] * (queries ? (e % 2 ? w2.y : w2.x) : 1.0f);
+                float T = quick_exp2(kQueries ? kLog2E * sum : -kLog2E * sum);
+                if (kQueries ? c >= r : r >= c) T = 0;
+                const float weighted = T * own_w[e / 2] * (kQueries ? (e % 2 ? w2.y : w2.x) : 1.0f);
                 score[n][e] *= weighted;
                 path[e / 2] = fmaf(score[n][e], cross[n][e], path[e / 2]);
                 if (c == r) {
-                  if (queries) ddiag[r] = cross[n][e];
+                  if constexpr (kQueries) ddiag[r] = cross[n][e];
                   score[n][e] = fmaf(token.gam[r], same[r], D);
                 }
-                cross[n][e] *= queries ? weighted : T;
+                cross[n][e] *= kQueries ? weighted : T;
               }
             }
           }
           Fragment<kSplit> part;
           part.set(cross[0], cross[1]);
           mma_rows(acc, part, other, block * 16);
-          if (!queries) {
+          if constexpr (!kQueries) {
             part.set(score[0], score[1]);
             mma_rows(extra, part, dout, block * 16);
           }
         }
         path[0] = row_sum(path[0]), path[1] = row_sum(path[1]);
-        if (queries) {
+        if constexpr (kQueries) {
           if (t == 0) {
             ends[low] = path[0] + through[0], ends[low + 8] = path[1] + through[1];
           }
@@ -347,47 +409,63 @@ __global__ void __launch_bounds__(kScanThreads, 2)
             }
           }
         }
-      }
-      if (queries && !first) {  // the cotangent of the state that entered
-        const float whole = *token.whole;
+      };
+      if (owns_rows) queries ? products(std::true_type()) : products(std::false_type());
+      const int tail_column = (queries ? a.col.C : a.col.B) + group * N;
+      const bool normed = last_of_group && (queries ? norm_q : norm_k);
+      float2 old[2][kQuadPairs];  // what earlier heads of the group have left in dproj
+      if (owns_rows && !first_of_group) {
 #pragma unroll
-        for (int n = 0; n < kQuadPairs; ++n) {
+        for (int high = 0; high < 2; ++high) {
+          const float* from = a.dproj.at(member) + chunk_at +
+                              static_cast<int64_t>(min(low + 8 * high, length - 1)) * d.width +
+                              tail_column;
 #pragma unroll
-          for (int e = 0; e < 4; ++e) extra[n][e] *= whole;
+          for (int n = 0; n < kQuadPairs; ++n) {
+            const float* pair = from + QuadRow::column(n);
+            old[high][n] =
+                kVectors ? *reinterpret_cast<const float2*>(pair) : make_float2(pair[0], pair[1]);
+          }
         }
-#pragma unroll 1
-        for (int block = 0; block < tiles; ++block) {
-          Fragment<kSplit> values = dout.fragment_transposed(row0, block * 16);
-          values.change([&](float& v0, float& v1, int column) {
-            const float2 from_start =
-                *reinterpret_cast<const float2*>(token.from_start + block * 16 + column);
-            v0 *= from_start.x, v1 *= from_start.y;
-          });
-          mma_rows(extra, values, q, block * 16);
-        }
+      } else {
+#pragma unroll
+        for (int n = 0; n < kQuadPairs; ++n) old[0][n] = old[1][n] = make_float2(0, 0);
       }
       __syncthreads();  // x, dout and the states have been read
+      const RawRows raw_rows{queries ? state.base : x.base};
+      if (owns_rows && normed) {
+#pragma unroll
+        for (int high = 0; high < 2; ++high) {
+          const int i = low + 8 * high;
+          raw_rows.fetch<kVectors>(i, a.proj.at(member) + chunk_at +
+                                          static_cast<int64_t>(min(i, length - 1)) * d.width +
+                                          tail_column);
+        }
+        commit_copies();
+      }
 
       if (queries && !first) {
+        const uint32_t to = dstate.at(low, QuadRow::column(0));
 #pragma unroll
         for (int n = 0; n < kQuadPairs; ++n) {
-          dstate.store(low, QuadRow::column(n), extra[n][0], extra[n][1]);
-          dstate.store(low + 8, QuadRow::column(n), extra[n][2], extra[n][3]);
+          dstate.store_at(to ^ (16u * n), parked[4 * n], parked[4 * n + 1]);
+          dstate.store_at((to + 8 * Square::kPitch) ^ (16u * n), parked[4 * n + 2],
+                          parked[4 * n + 3]);
         }
       }
 
       // ---- through rotation, bias and norm of B and C
-      opaque(base), opaque(member);
+      anew();
       if (owns_rows) {
         const Square mine_of = queries ? q : k, met_of = queries ? k : q;
-        const int column = (queries ? a.col.C : a.col.B) + group * N;
-        const bool normed = last_of_group && (queries ? norm_q : norm_k);
         const float *norm_weight = weights + (queries ? N : 0), *inverse = queries ? inv_q : inv_k;
         float* to_dphi = queries ? dphi : dphi_k;
 #pragma unroll
         for (int high = 0; high < 2; ++high) {
           const int i = low + 8 * high, from = min(i, length - 1);
           const float dsame = token.gam[i] * ddiag[i];
+          const uint32_t mine_at = mine_of.at(i, QuadRow::column(0)),
+                         met_at = met_of.at(i, QuadRow::column(0));
           const float* angles =
               a.phi_in.at(member) + (static_cast<int64_t>(first_token + t0 + from) * H + h) * S;
 #pragma unroll
@@ -395,10 +473,10 @@ __global__ void __launch_bounds__(kScanThreads, 2)
             float &d0 = acc[n][2 * high], &d1 = acc[n][2 * high + 1];
             const int j = t + 4 * n;
             if (learned && j < S) {
-              const float2 mine = mine_of.load(i, QuadRow::column(n));
+              const float2 mine = mine_of.load_at(mine_at ^ (16u * n));
               to_dphi[i * angle_row + j] = d1 * mine.x - d0 * mine.y;
             }
-            const float2 met = met_of.load(i, QuadRow::column(n));
+            const float2 met = met_of.load_at(met_at ^ (16u * n));
             d0 = fmaf(dsame, met.x, d0), d1 = fmaf(dsame, met.y, d1);
             if (turns && j < S) {
               float sine, cosine;
@@ -418,23 +496,17 @@ __global__ void __launch_bounds__(kScanThreads, 2)
         slots[0] += sums.x, slots[1] += sums.y;
 #pragma unroll
         for (int n = 0; n < kQuadPairs; ++n) products[2 * n] = products[2 * n + 1] = 0;
+        wait_copies<0>();
 #pragma unroll
         for (int high = 0; high < 2; ++high) {
           const int i = low + 8 * high, from = min(i, length - 1);
-          const int64_t at = chunk_at + static_cast<int64_t>(from) * d.width + column;
-          float* to = a.dproj.at(member) + at;
-          if (!first_of_group) {  // earlier heads of the group have left their sums in dproj
+          float* to =
+              a.dproj.at(member) + chunk_at + static_cast<int64_t>(from) * d.width + tail_column;
 #pragma unroll
-            for (int n = 0; n < kQuadPairs; ++n) {
-              const float* old = to + QuadRow::column(n);
-              const float2 old2 =
-                  kVectors ? *reinterpret_cast<const float2*>(old) : make_float2(old[0], old[1]);
-              acc[n][2 * high] += old2.x, acc[n][2 * high + 1] += old2.y;
-            }
-          }
+          for (int n = 0; n < kQuadPairs; ++n)
+            acc[n][2 * high] += old[high][n].x, acc[n][2 * high + 1] += old[high][n].y;
           if (normed) {
-            QuadRow raw;
-            raw.template load<kVectors>(a.proj.at(member) + at);
+            QuadRow raw = raw_rows.load(i);
             float dot = 0;
             const float inv = inverse[i];
 #pragma unroll
@@ -469,6 +541,19 @@ __global__ void __launch_bounds__(kScanThreads, 2)
       }
       __syncthreads();
 
+      anew();
+      float angle_in[4], old_dtheta[4];  // of pair thread % 16, on their way
+      auto load_angles = [&](int j) {
+#pragma unroll
+        for (int u = 0; u < 4; ++u) {
+          const int i = min(thread / 16 + 16 * u, length - 1);
+          const int64_t at =
+              chunk_at + static_cast<int64_t>(i) * d.width + a.col.ang + min(j, S - 1);
+          angle_in[u] = __ldg(a.proj.at(member) + at);
+          old_dtheta[u] = learned && h > 0 ? a.dproj.at(member)[at] : 0.0f;
+        }
+      };
+      if (S > 0) load_angles(thread % 16);
       // ---- angles: dphi_t = sum over the tokens from t on. Eight lanes share an angle, each sums a run of eight tokens
       if (learned) {
         const int j = thread / 8, run = thread % 8;
@@ -496,27 +581,35 @@ __global__ void __launch_bounds__(kScanThreads, 2)
         __syncthreads();
       }
       if (S > 0) {  // 16 lanes share a token
-        const float* proj_c = a.proj.at(member) + chunk_at;
-        float* dproj_c = a.dproj.at(member) + chunk_at;
-        for (int i = thread / 16; i < length; i += kScanThreads / 16) {
-          float through = 0;
-          for (int j = thread % 16; j < S; j += 16) {
-            const int64_t at = static_cast<int64_t>(i) * d.width + a.col.ang + j;
-            const float tanh_j = quick_tanh(__ldg(proj_c + at)),
-                        angle_sum = learned ? dphi[i * angle_row + j] : 0.0f;
-            const float dtheta = (learned && h > 0 ? dproj_c[at] : 0.0f) + token.dt[i] * angle_sum;
-            dproj_c[at] = h + 1 < H ? dtheta : dtheta * kPi * (1 - tanh_j * tanh_j);
-            through += kPi * tanh_j * angle_sum;
-          }
-          const unsigned half = lane < 16 ? 0x0000FFFFu : 0xFFFF0000u;
+        float through[4] = {};
+        for (int j0 = 0; j0 < S; j0 += 16) {
+          const int j = j0 + thread % 16;
+          if (j0 > 0) load_angles(j);
 #pragma unroll
-          for (int step = 8; step >= 1; step /= 2) through += __shfl_xor_sync(half, through, step);
-          if (lane % 16 == 0) ddt_angle[i] = through;
+          for (int u = 0; u < 4; ++u) {
+            const int i = thread / 16 + 16 * u;
+            if (i >= length || j >= S) continue;
+            const float tanh_j = quick_tanh(angle_in[u]),
+                        angle_sum = learned ? dphi[i * angle_row + j] : 0.0f;
+            const float dtheta = old_dtheta[u] + token.dt[i] * angle_sum;
+            a.dproj.at(member)[chunk_at + static_cast<int64_t>(i) * d.width + a.col.ang + j] =
+                h + 1 < H ? dtheta : dtheta * kPi * (1 - tanh_j * tanh_j);
+            through[u] += kPi * tanh_j * angle_sum;
+          }
+        }
+#pragma unroll
+        for (int u = 0; u < 4; ++u) {
+#pragma unroll
+          for (int step = 8; step >= 1; step /= 2)
+            through[u] += __shfl_xor_sync(0xFFFFFFFFu, through[u], step);
+          if (lane % 16 == 0) ddt_angle[thread / 16 + 16 * u] = through[u];
         }
       }
       __syncthreads();
+      if (chunk > 0 || h + 1 < H) fetch(chunk > 0 ? h : h + 1, (chunk > 0 ? chunk : d.nchunks) - 1);
 
       // ---- step sizes, decay, trapezoid
+      anew();
       auto finish = [&](const Pending& p, int at, float ddel) {
         float ddt = p.ddt, dtrap = 0;
         if (a.discretization == Discretization::kEuler) {

@@ -47,9 +47,15 @@ __device__ __forceinline__ void mma_m16n8k16(float (&c)[4], const uint32_t (&a)[
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-/// 16 bytes from global into shared memory, both addresses multiples of 16.
+/// kBytes (4, 8 or 16) from global into shared memory, both addresses multiples of it.
+template <int kBytes>
 __device__ __forceinline__ void copy_async(uint32_t to, const void* from) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
+  if constexpr (kBytes == 16) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
+  } else {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(to), "l"(from), "n"(kBytes)
+                 : "memory");
+  }
 }
 __device__ __forceinline__ void commit_copies() {
   asm volatile("cp.async.commit_group;" ::: "memory");
@@ -109,14 +115,15 @@ struct Fragment {
   }
 };
 
-/// kRows x kColumns in shared memory, kColumns a power of two from 16 on; with kSplit the lo parts follow the hi parts.
+/// kRows x kColumns in shared memory, kColumns a power of two from 16 on. With kSplit the lo parts follow the hi parts of all rows
+/// or, kBeside, of each row; a row kBeside takes as many bytes as its floats.
 /// An address is (something of the row) ^ (2 * column): one instruction from element to element of a row.
-template <bool kSplit, int kRows, int kColumns>
+template <bool kSplit, int kRows, int kColumns, bool kBeside = false>
 struct Tile {
-  static constexpr int kPitch = kColumns * 2;    ///< bytes
-  static constexpr int kPlane = kRows * kPitch;  ///< bytes
-  static constexpr int kBytes = kSplit ? 2 * kPlane : kPlane;
-  uint32_t base;  ///< shared address, a multiple of 128
+  static constexpr int kPitch = kColumns * (kBeside ? 4 : 2);             ///< bytes
+  static constexpr int kPlane = kBeside ? kColumns * 2 : kRows * kPitch;  ///< bytes from hi to lo
+  static constexpr int kBytes = kRows * kColumns * (kBeside || kSplit ? 4 : 2);
+  uint32_t base;  ///< shared address, a multiple of 128, of 256 with kBeside
 
   /// Bytes; of column 0.
   __device__ __forceinline__ static uint32_t row_offset(int row) {
@@ -129,17 +136,14 @@ struct Tile {
   __device__ __forceinline__ uint32_t at(int row, int column) const {
     return (base + row_offset(row)) ^ static_cast<uint32_t>(2 * column);
   }
-  /// column even.
-  __device__ __forceinline__ void store(int row, int column, float first, float second) const {
+  /// Of an element that at() has given, or at() ^ (2 * columns further) where no bit of the two columns is in both.
+  __device__ __forceinline__ static void store_at(uint32_t to, float first, float second) {
     const PackedPair<kSplit> pair(first, second);
-    const uint32_t to = at(row, column);
     asm volatile("st.shared.b32 [%0], %1;" ::"r"(to), "r"(pair.hi) : "memory");
     if constexpr (kSplit)
       asm volatile("st.shared.b32 [%0+%2], %1;" ::"r"(to), "r"(pair.lo), "n"(kPlane) : "memory");
   }
-  /// column even.
-  __device__ __forceinline__ float2 load(int row, int column) const {
-    const uint32_t from = at(row, column);
+  __device__ __forceinline__ static float2 load_at(uint32_t from) {
     uint32_t hi;
     asm volatile("ld.shared.b32 %0, [%1];" : "=r"(hi) : "r"(from) : "memory");
     float2 out = make_float2(__uint_as_float(hi << 16), __uint_as_float(hi & 0xFFFF0000u));
@@ -206,19 +210,19 @@ __device__ __forceinline__ void mma_step(float (&left)[4], float (&right)[4],
 }
 
 /// acc (16 x 8 kNt) += a B, B(k, c) = tile(k0 + k, column0 + c): one step of 16.
-template <bool kSplit, int kRows, int kColumns, int kNt>
+template <bool kSplit, int kRows, int kColumns, bool kBeside, int kNt>
 __device__ __forceinline__ void mma_rows(float (&acc)[kNt][4], const Fragment<kSplit>& a,
-                                         const Tile<kSplit, kRows, kColumns>& tile, int k0,
+                                         const Tile<kSplit, kRows, kColumns, kBeside>& tile, int k0,
                                          int column0 = 0) {
 #pragma unroll
   for (int n = 0; n < kNt; n += 2)
     mma_step<kSplit>(acc[n], acc[n + 1], a, tile.right(k0, column0 + n * 8));
 }
 /// acc (16 x 8 kNt) += a B, B(k, c) = tile(column0 + c, k0 + k): one step of 16.
-template <bool kSplit, int kRows, int kColumns, int kNt>
+template <bool kSplit, int kRows, int kColumns, bool kBeside, int kNt>
 __device__ __forceinline__ void mma_columns(float (&acc)[kNt][4], const Fragment<kSplit>& a,
-                                            const Tile<kSplit, kRows, kColumns>& tile, int k0,
-                                            int column0 = 0) {
+                                            const Tile<kSplit, kRows, kColumns, kBeside>& tile,
+                                            int k0, int column0 = 0) {
 #pragma unroll
   for (int n = 0; n < kNt; n += 2)
     mma_step<kSplit>(acc[n], acc[n + 1], a, tile.right_transposed(k0, column0 + n * 8));
