@@ -107,6 +107,24 @@ __global__ void __launch_bounds__(kThreads, 3) tiled_forward(const __grid_consta
   };
   const int column_k = a.col.B + group * kTiledHead, column_q = a.col.C + group * kTiledHead,
             column_x = a.col.x + h * kTiledHead, column_z = a.col.z + h * kTiledHead;
+  /// f(token, pair) for this thread's pairs of a chunk, 16 threads to a token.
+  auto each_angle = [&](int length, auto&& f) {
+    for (int j = thread % 16; j < S; j += 16) {
+#pragma unroll 4
+      for (int i = thread / 16; i < length; i += kThreads / 16) f(i, j);
+    }
+  };
+  auto fetch_angles = [&](int t0) {
+    if (!learned) return;
+    const float* from = proj_b + static_cast<int64_t>(t0) * d.width + a.col.ang;
+    each_angle(min(d.chunk, d.seqlen - t0), [&](int i, int j) {
+      copy_async<4>(shared_address(phi + i * angle_row + j),
+                    from + static_cast<int64_t>(i) * d.width + j);
+    });
+  };
+  TiledTokens::Raw raw_steps;
+  if (warp == 0) raw_steps.load(a, proj_b, bias, h, 0, min(d.chunk, d.seqlen));
+  fetch_angles(0);
   if (row0 < rows) {
     fetch(RawRows{base + Place::kK}, 0, column_k);
     fetch(RawRows{base + Place::kRows}, 0, column_q);
@@ -119,20 +137,15 @@ __global__ void __launch_bounds__(kThreads, 3) tiled_forward(const __grid_consta
     const RawRows raw_k{base + Place::kK}, raw_x{base + Place::kX}, raw{base + Place::kRows};
     const int t0 = chunk * d.chunk, length = min(d.chunk, d.seqlen - t0);
     const bool first = chunk == 0, last = chunk + 1 == d.nchunks;
-    const float* proj_c = proj_b + static_cast<int64_t>(t0) * d.width;
 
     // ---- steps, angles; the state that enters
-    if (warp == 0) token.compute(a, proj_b, bias, h, t0, length);
+    if (warp == 0) token.compute(a, raw_steps, t0, length);
     if (learned) {
-      const int first_thread = kWarp;  // warp 0 has the steps
-      if (thread >= first_thread) {
-#pragma unroll 4
-        for (int at = thread - first_thread; at < length * S; at += kThreads - kWarp) {
-          const int i = at / S, j = at - i * S;
-          phi[i * angle_row + j] =
-              kPi * quick_tanh(__ldg(proj_c + static_cast<int64_t>(i) * d.width + a.col.ang + j));
-        }
-      }
+      wait_all_copies();
+      each_angle(length, [&](int i, int j) {
+        float& to = phi[i * angle_row + j];
+        to = kPi * quick_tanh(to);
+      });
     } else if (turns) {
       for (int at = thread; at < length * S; at += kThreads)
         phi[at / S * angle_row + at % S] = standard_angle(t0 + at / S, at % S, S);
@@ -160,10 +173,9 @@ __global__ void __launch_bounds__(kThreads, 3) tiled_forward(const __grid_consta
       __syncthreads();
       if (phi_out != nullptr) {
         float* to = phi_out + ((static_cast<int64_t>(b) * d.seqlen + t0) * d.nheads + h) * S;
-        for (int at = thread; at < length * S; at += kThreads) {
-          const int i = at / S, j = at - i * S;
+        each_angle(length, [&](int i, int j) {
           to[static_cast<int64_t>(i) * d.nheads * S + j] = phi[i * angle_row + j];
-        }
+        });
       }
     }
 
@@ -196,7 +208,12 @@ __global__ void __launch_bounds__(kThreads, 3) tiled_forward(const __grid_consta
     }
     __syncthreads();
 
-    // ---- o of the warp's tokens
+    // ---- o of the warp's tokens, while what the next chunk needs first is on its way
+    if (!last) {
+      fetch_angles(t0 + d.chunk);
+      if (warp == 0)
+        raw_steps.load(a, proj_b, bias, h, t0 + d.chunk, min(d.chunk, d.seqlen - t0 - d.chunk));
+    }
     if (row0 < rows) {
       float acc[kQuadPairs][4] = {};
       const int low = row0 + g;

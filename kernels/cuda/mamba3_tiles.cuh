@@ -69,21 +69,34 @@ struct TiledTokens {
         between(within + kMaxChunk),
         whole(between + 16) {}
 
+  /// A lane's raw step sizes, decays and trapezoids, of tokens lane, lane + 32 and lane + 64: the token after the chunk lends its del.
+  struct Raw {
+    float v[3][3] = {};
+    __device__ void load(const Mamba3Args& a, const float* proj_b, float bias, int h, int t0,
+                         int length) {
+#pragma unroll
+      for (int u = 0; u < 3; ++u) {
+        const int i = lane_id() + u * kWarp;
+        if (i > length || t0 + i >= a.dims.seqlen) continue;
+        const float* row = proj_b + static_cast<int64_t>(t0 + i) * a.dims.width + h;
+        v[u][0] = __ldg(row + a.col.dd_dt) + bias;
+        v[u][1] = __ldg(row + a.col.dd_A);
+        v[u][2] = __ldg(row + a.col.trap);
+      }
+    }
+  };
+
   /// One warp computes all. `proj_b`: the sequence's first row. Needs a barrier before other warps read.
   __device__ void compute(const Mamba3Args& a, const float* proj_b, float bias, int h, int t0,
                           int length) const {
+    Raw raw;
+    raw.load(a, proj_b, bias, h, t0, length);
+    compute(a, raw, t0, length);
+  }
+  __device__ void compute(const Mamba3Args& a, const Raw& loaded, int t0, int length) const {
     using D = Mamba3ScanAttrs::Discretization;
     const int lane = lane_id();
-    float raw[3][3] = {};
-#pragma unroll
-    for (int u = 0; u < 3; ++u) {  // the token after the chunk lends its del
-      const int i = lane + u * kWarp;
-      if (i > length || t0 + i >= a.dims.seqlen) continue;
-      const float* row = proj_b + static_cast<int64_t>(t0 + i) * a.dims.width;
-      raw[u][0] = __ldg(row + a.col.dd_dt + h) + bias;
-      raw[u][1] = __ldg(row + a.col.dd_A + h);
-      raw[u][2] = __ldg(row + a.col.trap + h);
-    }
+    const auto& raw = loaded.v;
     float here[2], gamma[2], del[3];
 #pragma unroll
     for (int u = 0; u < 3; ++u) {
@@ -264,19 +277,19 @@ struct QuadRows {
   }
 };
 
+/// Halves the numbers of a lane: keeps kKept of twice as many, with the other lane's share of them added.
+template <int kKept>
+__device__ __forceinline__ void exchange_sums(float (&x)[2 * kQuadPairs]) {
+  const bool upper = (lane_id() / 4 & (kKept / 2)) != 0;
+#pragma unroll
+  for (int e = 0; e < kKept; ++e) {
+    const float low = x[e], high = x[e + kKept];
+    x[e] = (upper ? high : low) + __shfl_xor_sync(0xFFFFFFFFu, upper ? low : high, kKept * 2);
+  }
+}
 /// Sums of sixteen numbers per lane over the eight lanes that share t. Lane 4 g + t ends with those of numbers 2 g and 2 g + 1.
 __device__ __forceinline__ float2 column_sums_of(float (&x)[2 * kQuadPairs]) {
-  const int g = lane_id() / 4;
-#pragma unroll
-  for (int step = 0; step < 3; ++step) {
-    const int kept = kQuadPairs >> step;
-    const bool upper = (g & (kept / 2)) != 0;
-#pragma unroll
-    for (int e = 0; e < kept; ++e) {
-      const float send = upper ? x[e] : x[e + kept], keep = upper ? x[e + kept] : x[e];
-      x[e] = keep + __shfl_xor_sync(0xFFFFFFFFu, send, kept * 2);
-    }
-  }
+  exchange_sums<8>(x), exchange_sums<4>(x), exchange_sums<2>(x);
   return make_float2(x[0], x[1]);
 }
 

@@ -5,8 +5,6 @@
 // chunks' incoming states is recomputed. Source: models.md sections 3.9 and 3.10.
 //
 // What heads share - the gradients of B, C and the angles - is summed in dproj itself, by the same thread head after head.
-#include <type_traits>
-
 #include "kernels/cuda/mamba3_tiles.cuh"
 
 namespace statelab::cuda {
@@ -80,8 +78,8 @@ __global__ void __launch_bounds__(kScanThreads, 1)
 
   // Of the standard rotation, per token, in 2^-64 of a turn: whole turns vanish by themselves.
   uint64_t* turns_of = reinterpret_cast<uint64_t*>(memory.take(N));
-  // Every phase finds out anew who it is, hidden from the compiler: what it would otherwise compute once and keep costs more
-  // registers than there are.
+  // Every phase finds out anew who it is, hidden from the compiler, which would otherwise keep hundreds of addresses in registers
+  // for the phases to come.
   uint32_t base = shared_address(shared), member = blockIdx.y, own_thread = threadIdx.x;
   int thread, lane, g, t, warp, tile_row, row0, low;
   bool queries, owns_rows;  // else keys
@@ -148,9 +146,8 @@ __global__ void __launch_bounds__(kScanThreads, 1)
     __syncthreads();
     float running_dphi = 0;            // of angle thread / 8, over the tokens done
     float sum_D = 0, sum_dt_bias = 0;  // of token `thread` of all chunks
-    // Queries: the cotangent of the state that leaves the chunk, channels row0 .. row0 + 15, parked in memory: it is needed once
-    // a chunk, and its registers all the time.
-    volatile float parked[4 * kQuadPairs];
+    // Queries: the cotangent of the state that leaves the chunk, channels row0 .. row0 + 15.
+    float dstate_sum[4 * kQuadPairs];
 
     for (int chunk = d.nchunks - 1; chunk >= 0; --chunk) {
       anew();
@@ -266,7 +263,7 @@ __global__ void __launch_bounds__(kScanThreads, 1)
 #pragma unroll
         for (int n = 0; n < kQuadPairs; ++n) {
 #pragma unroll
-          for (int e = 0; e < 4; ++e) sum[n][e] = last ? 0.0f : parked[4 * n + e];
+          for (int e = 0; e < 4; ++e) sum[n][e] = last ? 0.0f : dstate_sum[4 * n + e];
           const float2 in_low = state.load_at(state_at ^ (16u * n)),
                        in_high = state.load_at((state_at + 8 * Square::kPitch) ^ (16u * n));
           across += (in_low.x * sum[n][0] + in_low.y * sum[n][1]) +
@@ -289,37 +286,38 @@ __global__ void __launch_bounds__(kScanThreads, 1)
 #pragma unroll
         for (int n = 0; n < kQuadPairs; ++n) {
 #pragma unroll
-          for (int e = 0; e < 4; ++e) parked[4 * n + e] = sum[n][e];
+          for (int e = 0; e < 4; ++e) dstate_sum[4 * n + e] = sum[n][e];
         }
       }
       float acc[kQuadPairs][4] = {};  // dq or dk / w
-      auto products = [&]<bool kQueries>(std::bool_constant<kQueries>) {
-        const Square own = kQueries ? q : k, own_value = kQueries ? dout : x;
+      auto products = [&](const bool as_queries) {
+        const Square own = as_queries ? q : k, own_value = as_queries ? dout : x;
         float path[2] = {0, 0};  // row sums of X, of this lane's columns
-        const Square other = kQueries ? k : q, other_value = kQueries ? x : dout;
-        const float own_w[2] = {kQueries ? 1.0f : token.w[low], kQueries ? 1.0f : token.w[low + 8]};
+        const Square other = as_queries ? k : q, other_value = as_queries ? x : dout;
+        const float own_w[2] = {as_queries ? 1.0f : token.w[low],
+                                as_queries ? 1.0f : token.w[low + 8]};
         float through[2] = {0, 0};                         // of the state
         [[maybe_unused]] float extra[kQuadPairs][4] = {};  // dx
-        if (kQueries ? !first : !last) {
-          const Square from = kQueries ? state : dstate;
-          const float* decay = kQueries ? token.from_start : token.to_end;
+        if (as_queries ? !first : !last) {
+          const Square from = as_queries ? state : dstate;
+          const float* decay = as_queries ? token.from_start : token.to_end;
 #pragma unroll
           for (int s = 0; s < kSteps; ++s)
             mma_rows(acc, own_value.fragment(row0, s * 16), from, s * 16);
           scale_rows(acc, decay[low], decay[low + 8]);
           through[0] = row_sum(row_dot<kSplit>(acc, 0, own, low));
           through[1] = row_sum(row_dot<kSplit>(acc, 1, own, low + 8));
-          if constexpr (!kQueries) {
+          if (!as_queries) {
 #pragma unroll
             for (int s = 0; s < kSteps; ++s)
               mma_columns(extra, own.fragment(row0, s * 16), dstate, s * 16);
             scale_rows(extra, decay[low] * own_w[0], decay[low + 8] * own_w[1]);
           }
         }
-        const float* own_factor = kQueries ? token.prefix : token.suffix;
-        const float* other_factor = kQueries ? token.suffix : token.prefix;
+        const float* own_factor = as_queries ? token.prefix : token.suffix;
+        const float* other_factor = as_queries ? token.suffix : token.prefix;
         const float to_low = own_factor[low], to_high = own_factor[low + 8];
-        const int begin = kQueries ? 0 : tile_row, end = kQueries ? tile_row + 1 : tiles;
+        const int begin = as_queries ? 0 : tile_row, end = as_queries ? tile_row + 1 : tiles;
 #pragma unroll 1
         for (int block = begin; block < end; ++block) {
           float score[2][4] = {}, cross[2][4] = {};  // K and M
@@ -332,7 +330,7 @@ __global__ void __launch_bounds__(kScanThreads, 1)
           }
           if (block != tile_row) {
             const float whole =
-                token.between[kQueries ? tile_row * 4 + block : block * 4 + tile_row];
+                token.between[as_queries ? tile_row * 4 + block : block * 4 + tile_row];
             const float row_T[2] = {to_low * whole, to_high * whole};
             const float row_w[2] = {row_T[0] * own_w[0], row_T[1] * own_w[1]};
 #pragma unroll
@@ -340,12 +338,12 @@ __global__ void __launch_bounds__(kScanThreads, 1)
               const int c0 = block * 16 + n * 8 + 2 * t;
               const float2 w2 = *reinterpret_cast<const float2*>(token.w + c0),
                            f2 = *reinterpret_cast<const float2*>(other_factor + c0);
-              const float column_w[2] = {kQueries ? f2.x * w2.x : f2.x,
-                                         kQueries ? f2.y * w2.y : f2.y};
+              const float column_w[2] = {as_queries ? f2.x * w2.x : f2.x,
+                                         as_queries ? f2.y * w2.y : f2.y};
 #pragma unroll
               for (int e = 0; e < 4; ++e) {
                 const float weighted = row_w[e / 2] * column_w[e % 2];
-                const float T = kQueries ? weighted : row_T[e / 2] * column_w[e % 2];
+                const float T = as_queries ? weighted : row_T[e / 2] * column_w[e % 2];
                 score[n][e] *= weighted;
                 path[e / 2] = fmaf(score[n][e], cross[n][e], path[e / 2]);
                 cross[n][e] *= T;
@@ -361,29 +359,30 @@ __global__ void __launch_bounds__(kScanThreads, 1)
               for (int e = 0; e < 4; ++e) {
                 const int r = low + e / 2 * 8, c = c0 + e % 2;
                 const float sum = token.within[r] - (e % 2 ? in2.y : in2.x);
-                float T = quick_exp2(kQueries ? kLog2E * sum : -kLog2E * sum);
-                if (kQueries ? c >= r : r >= c) T = 0;
-                const float weighted = T * own_w[e / 2] * (kQueries ? (e % 2 ? w2.y : w2.x) : 1.0f);
+                float T = quick_exp2(as_queries ? kLog2E * sum : -kLog2E * sum);
+                if (as_queries ? c >= r : r >= c) T = 0;
+                const float weighted =
+                    T * own_w[e / 2] * (as_queries ? (e % 2 ? w2.y : w2.x) : 1.0f);
                 score[n][e] *= weighted;
                 path[e / 2] = fmaf(score[n][e], cross[n][e], path[e / 2]);
                 if (c == r) {
-                  if constexpr (kQueries) ddiag[r] = cross[n][e];
+                  if (as_queries) ddiag[r] = cross[n][e];
                   score[n][e] = fmaf(token.gam[r], same[r], D);
                 }
-                cross[n][e] *= kQueries ? weighted : T;
+                cross[n][e] *= as_queries ? weighted : T;
               }
             }
           }
           Fragment<kSplit> part;
           part.set(cross[0], cross[1]);
           mma_rows(acc, part, other, block * 16);
-          if constexpr (!kQueries) {
+          if (!as_queries) {
             part.set(score[0], score[1]);
             mma_rows(extra, part, dout, block * 16);
           }
         }
         path[0] = row_sum(path[0]), path[1] = row_sum(path[1]);
-        if constexpr (kQueries) {
+        if (as_queries) {
           if (t == 0) {
             ends[low] = path[0] + through[0], ends[low + 8] = path[1] + through[1];
           }
@@ -410,7 +409,7 @@ __global__ void __launch_bounds__(kScanThreads, 1)
           }
         }
       };
-      if (owns_rows) queries ? products(std::true_type()) : products(std::false_type());
+      if (owns_rows) products(queries);
       const int tail_column = (queries ? a.col.C : a.col.B) + group * N;
       const bool normed = last_of_group && (queries ? norm_q : norm_k);
       float2 old[2][kQuadPairs];  // what earlier heads of the group have left in dproj
@@ -448,9 +447,9 @@ __global__ void __launch_bounds__(kScanThreads, 1)
         const uint32_t to = dstate.at(low, QuadRow::column(0));
 #pragma unroll
         for (int n = 0; n < kQuadPairs; ++n) {
-          dstate.store_at(to ^ (16u * n), parked[4 * n], parked[4 * n + 1]);
-          dstate.store_at((to + 8 * Square::kPitch) ^ (16u * n), parked[4 * n + 2],
-                          parked[4 * n + 3]);
+          dstate.store_at(to ^ (16u * n), dstate_sum[4 * n], dstate_sum[4 * n + 1]);
+          dstate.store_at((to + 8 * Square::kPitch) ^ (16u * n), dstate_sum[4 * n + 2],
+                          dstate_sum[4 * n + 3]);
         }
       }
 
@@ -716,6 +715,16 @@ void launch_sized(const Mamba3Args& a, int members, CUstream_st* stream) {
 }
 
 }  // namespace
+
+bool tiled(const Mamba3ScanAttrs& a, Precision precision) {
+  if (precision == Precision::kFp32 || a.headdim != kTiledHead || a.d_state != kTiledHead)
+    return false;
+  int device = 0, shared_bytes = 0;
+  check(cudaGetDevice(&device), "cudaGetDevice");
+  check(cudaDeviceGetAttribute(&shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
+        "cudaDeviceGetAttribute");
+  return Places<true>::kDstate + Places<true>::kTile <= shared_bytes;
+}
 
 void launch_tiled_backward(const Mamba3Args& a, bool split, int members, CUstream_st* stream) {
   if (split) {

@@ -60,6 +60,9 @@ __device__ __forceinline__ void copy_async(uint32_t to, const void* from) {
 __device__ __forceinline__ void commit_copies() {
   asm volatile("cp.async.commit_group;" ::: "memory");
 }
+__device__ __forceinline__ void wait_all_copies() {
+  asm volatile("cp.async.wait_all;" ::: "memory");
+}
 /// Until at most kPending groups of this thread's copies are under way.
 template <int kPending>
 __device__ __forceinline__ void wait_copies() {
