@@ -65,7 +65,7 @@ __device__ __forceinline__ void sum_angles(float* phi, const float* dt, int nang
 
 template <bool kSplit, bool kVectors>
 __global__ void __launch_bounds__(kThreads, 3) tiled_forward(const __grid_constant__ Mamba3Args a) {
-  extern __shared__ __align__(128) unsigned char shared[];
+  extern __shared__ __align__(256) unsigned char shared[];
   const ScanDims& d = a.dims;
   const int S = a.nangles, angle_row = angle_pitch(S), rows = d.rows;
   using Place = Places<kSplit>;

@@ -51,7 +51,7 @@ __device__ __forceinline__ float row_dot(const float (&acc)[kQuadPairs][4], int 
 template <bool kSplit, bool kVectors>
 __global__ void __launch_bounds__(kScanThreads, 1)
     tiled_backward(const __grid_constant__ Mamba3Args a) {
-  extern __shared__ __align__(128) unsigned char shared[];
+  extern __shared__ __align__(256) unsigned char shared[];
   const ScanDims& d = a.dims;
   constexpr int N = kTiledHead, P = kTiledHead;
   const int S = a.nangles, angle_row = angle_pitch(S), rows = d.rows, H = d.nheads;

@@ -21,7 +21,7 @@ __device__ __forceinline__ uint32_t shared_address(const void* p) {
 
 /// Four 8 x 8 matrices of bf16, each transposed or not; lane l gives the address of row l % 8 of matrix l / 8, kOffset bytes on.
 template <bool kTransposed, int kOffset>
-__device__ __forceinline__ void ldmatrix(uint32_t (&r)[4], uint32_t address) {
+__device__ __forceinline__ void ldmatrix_at(uint32_t (&r)[4], uint32_t address) {
   if constexpr (kTransposed) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4+%5];"
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
@@ -33,6 +33,13 @@ __device__ __forceinline__ void ldmatrix(uint32_t (&r)[4], uint32_t address) {
                  : "r"(address), "n"(kOffset)
                  : "memory");
   }
+}
+
+__device__ __forceinline__ void ldmatrix(uint32_t (&r)[4], uint32_t address) {
+  ldmatrix_at<false, 0>(r, address);
+}
+__device__ __forceinline__ void ldmatrix_transposed(uint32_t (&r)[4], uint32_t address) {
+  ldmatrix_at<true, 0>(r, address);
 }
 
 /// Hides where a value comes from, so that what a loop derives from it is computed there instead of before it, in registers that
@@ -48,7 +55,7 @@ __device__ __forceinline__ void mma_m16n8k16(float (&c)[4], const uint32_t (&a)[
 }
 
 /// kBytes (4, 8 or 16) from global into shared memory, both addresses multiples of it.
-template <int kBytes>
+template <int kBytes = 16>
 __device__ __forceinline__ void copy_async(uint32_t to, const void* from) {
   if constexpr (kBytes == 16) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
@@ -192,8 +199,8 @@ struct Tile {
   template <bool kTransposed>
   __device__ __forceinline__ static Fragment<kSplit> load_matrices(uint32_t from) {
     Fragment<kSplit> out;
-    ldmatrix<kTransposed, 0>(out.hi, from);
-    if constexpr (kSplit) ldmatrix<kTransposed, kPlane>(out.lo, from);
+    ldmatrix_at<kTransposed, 0>(out.hi, from);
+    if constexpr (kSplit) ldmatrix_at<kTransposed, kPlane>(out.lo, from);
     return out;
   }
 };
