@@ -5,7 +5,7 @@
 
 #include "kernels/cuda/check.cuh"
 #include "kernels/cuda/kernels.h"
-#include "kernels/cuda/mamba3_scan.cuh"
+#include "kernels/cuda/mamba3_tiles.h"
 #include "kernels/cuda/scan_limits.h"
 
 namespace statelab::cuda {
@@ -244,6 +244,8 @@ void launch(const CudaCall& call, CUstream_st* stream) {
   a.o = member_array<float>(call.out[1]);
   a.phi = member_array<float>(call.out[2]);
   a.states = member_array<float>(call.out[3]);
+  if (tiled(call.attrs<Mamba3ScanAttrs>(), call.precision))
+    return launch_tiled_forward(a, call.precision == Precision::kTf32, call.members, stream);
   switch (call.precision) {
     case Precision::kFp32:
       return launch_precision<Precision::kFp32>(a, call.members, stream);

@@ -65,6 +65,20 @@ struct Mamba3Memory {
   __host__ __device__ int state(int headdim) const { return round16(headdim) * pitch_n; }
 };
 
+/// A block's partial sums of the backward pass, in the order of the op's outputs after dproj.
+struct Mamba3Partials {
+  int dt_bias, B_bias, C_bias, B_norm, C_norm, D, norm, width;
+  __host__ __device__ Mamba3Partials(int nheads, int headdim, int d_state)
+      : dt_bias(0),
+        B_bias(nheads),
+        C_bias(B_bias + nheads * d_state),
+        B_norm(C_bias + nheads * d_state),
+        C_norm(B_norm + d_state),
+        D(C_norm + d_state),
+        norm(D + nheads),
+        width(norm + nheads * headdim) {}
+};
+
 constexpr float kPi = 3.14159265358979323846f;
 
 /// x reduced to about [-pi, pi). 2 pi is subtracted in two parts, so that many turns do not add up its rounding.
@@ -79,11 +93,16 @@ __device__ __forceinline__ void sincos_wrapped(float x, float& sine, float& cosi
   sincospif(x * 0.31830988618379067f, &sine, &cosine);
 }
 
-/// Angle of pair j at token t of the rotation that does not depend on data: t * 10000^(-j / S).
-__device__ __forceinline__ float standard_angle(int t, int j, int nangles) {
-  const double turns =
-      t * exp2(-13.287712379549449 * j / nangles) * 0.15915494309189533577;  // log2(10000)
+/// Turns per token of pair j of the rotation that does not depend on data: 10000^(-j / S) / (2 pi).
+__device__ __forceinline__ double standard_turns(int j, int nangles) {
+  return exp2(-13.287712379549449 * j / nangles) * 0.15915494309189533577;  // log2(10000)
+}
+__device__ __forceinline__ float angle_of_turns(double turns) {
   return static_cast<float>((turns - floor(turns + 0.5)) * 6.283185307179586477);
+}
+/// Angle of pair j at token t of that rotation.
+__device__ __forceinline__ float standard_angle(int t, int j, int nangles) {
+  return angle_of_turns(t * standard_turns(j, nangles));
 }
 
 /// Step quantities of a chunk's tokens, and of the one after it while that exists.

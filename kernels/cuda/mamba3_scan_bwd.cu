@@ -6,7 +6,7 @@
 
 #include "kernels/cuda/check.cuh"
 #include "kernels/cuda/kernels.h"
-#include "kernels/cuda/mamba3_scan.cuh"
+#include "kernels/cuda/mamba3_tiles.h"
 #include "kernels/cuda/scan_limits.h"
 
 namespace statelab::cuda {
@@ -30,20 +30,6 @@ __host__ __device__ int backward_floats(const ScanDims& d, int nangles) {
          (d.nchunks > 1 ? m.state(d.headdim) : 0) + Mamba3Tokens::kFloats + Decay<false>::kFloats +
          4 * kTokens + 12 * kMaxChunk + 16 + 4 * kMaxBlocks * round16(d.d_state);
 }
-
-/// A block's partial sums, in the order of the op's outputs after dproj.
-struct Partials {
-  int dt_bias, B_bias, C_bias, B_norm, C_norm, D, norm, width;
-  __host__ __device__ Partials(int nheads, int headdim, int d_state)
-      : dt_bias(0),
-        B_bias(nheads),
-        C_bias(B_bias + nheads * d_state),
-        B_norm(C_bias + nheads * d_state),
-        C_norm(B_norm + d_state),
-        D(C_norm + d_state),
-        norm(D + nheads),
-        width(norm + nheads * headdim) {}
-};
 
 /// What is still missing of a chunk's first token: the weight of the token before it belongs to the chunk before.
 struct Pending {
@@ -97,7 +83,7 @@ __global__ void __launch_bounds__(kScanThreads, kN > 0 ? 2 : 1)
   const float *dy = a.dy.at(member), *o = a.o_in.at(member), *phi = a.phi_in.at(member),
               *states = a.states_in.at(member), *norm = a.norm.at(member),
               *B_norm = a.B_norm.at(member), *C_norm = a.C_norm.at(member);
-  const Partials slot(H, P, N);
+  const Mamba3Partials slot(H, P, N);
   float* partial = a.partials.at(member) + static_cast<int64_t>(b) * slot.width;
   for (int at = thread; at < 4 * kMaxBlocks * Np; at += kScanThreads) column_sums[at] = 0;
 
@@ -578,9 +564,20 @@ void launch_precision(const Mamba3Args& a, int members, CUstream_st* stream) {
   }
 }
 
+void launch_at(const Mamba3Args& a, const CudaCall& call, CUstream_st* stream) {
+  switch (call.precision) {
+    case Precision::kFp32:
+      return launch_precision<Precision::kFp32>(a, call.members, stream);
+    case Precision::kTf32:
+      return launch_precision<Precision::kTf32>(a, call.members, stream);
+    case Precision::kBf16:
+      return launch_precision<Precision::kBf16>(a, call.members, stream);
+  }
+}
+
 int64_t workspace_bytes(const CallShapes& c) {
   const auto& a = c.attrs<Mamba3ScanAttrs>();
-  const Partials slot(a.nheads, a.headdim, a.d_state);
+  const Mamba3Partials slot(a.nheads, a.headdim, a.d_state);
   return static_cast<int64_t>(c.in[1]->shape[0]) * slot.width * 4;
 }
 
@@ -601,18 +598,12 @@ void launch(const CudaCall& call, CUstream_st* stream) {
   a.states_in = member_array<const float>(call.in[11]);
   a.dproj = member_array<float>(call.out[0]);
   a.partials = member_array<float>(call.workspace);
-  switch (call.precision) {
-    case Precision::kFp32:
-      launch_precision<Precision::kFp32>(a, call.members, stream);
-      break;
-    case Precision::kTf32:
-      launch_precision<Precision::kTf32>(a, call.members, stream);
-      break;
-    case Precision::kBf16:
-      launch_precision<Precision::kBf16>(a, call.members, stream);
-      break;
+  if (tiled(attrs, call.precision)) {
+    launch_tiled_backward(a, call.precision == Precision::kTf32, call.members, stream);
+  } else {
+    launch_at(a, call, stream);
   }
-  const Partials slot(attrs.nheads, attrs.headdim, attrs.d_state);
+  const Mamba3Partials slot(attrs.nheads, attrs.headdim, attrs.d_state);
   const int begins[] = {slot.dt_bias, slot.B_bias, slot.C_bias, slot.B_norm,
                         slot.C_norm,  slot.D,      slot.norm,   slot.width};
   launch_partial_sums(call, a.partials.data, a.dims.batch, begins, 7, 1, stream);

@@ -19,20 +19,32 @@ __device__ __forceinline__ uint32_t shared_address(const void* p) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(p));
 }
 
-/// Four 8 x 8 matrices of bf16; lane l gives the address of row l % 8 of matrix l / 8.
+/// Four 8 x 8 matrices of bf16, each transposed or not; lane l gives the address of row l % 8 of matrix l / 8, kOffset bytes on.
+template <bool kTransposed, int kOffset>
+__device__ __forceinline__ void ldmatrix_at(uint32_t (&r)[4], uint32_t address) {
+  if constexpr (kTransposed) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4+%5];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(address), "n"(kOffset)
+                 : "memory");
+  } else {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4+%5];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(address), "n"(kOffset)
+                 : "memory");
+  }
+}
+
 __device__ __forceinline__ void ldmatrix(uint32_t (&r)[4], uint32_t address) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(address)
-               : "memory");
+  ldmatrix_at<false, 0>(r, address);
 }
-/// The same, each matrix transposed.
 __device__ __forceinline__ void ldmatrix_transposed(uint32_t (&r)[4], uint32_t address) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(address)
-               : "memory");
+  ldmatrix_at<true, 0>(r, address);
 }
+
+/// Hides where a value comes from, so that what a loop derives from it is computed there instead of before it, in registers that
+/// the loop lacks.
+__device__ __forceinline__ void opaque(uint32_t& x) { asm volatile("" : "+r"(x)); }
 
 __device__ __forceinline__ void mma_m16n8k16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0,
                                              uint32_t b1) {
@@ -42,12 +54,21 @@ __device__ __forceinline__ void mma_m16n8k16(float (&c)[4], const uint32_t (&a)[
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-/// 16 bytes from global into shared memory, both addresses multiples of 16.
+/// kBytes (4, 8 or 16) from global into shared memory, both addresses multiples of it.
+template <int kBytes = 16>
 __device__ __forceinline__ void copy_async(uint32_t to, const void* from) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
+  if constexpr (kBytes == 16) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
+  } else {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(to), "l"(from), "n"(kBytes)
+                 : "memory");
+  }
 }
 __device__ __forceinline__ void commit_copies() {
   asm volatile("cp.async.commit_group;" ::: "memory");
+}
+__device__ __forceinline__ void wait_all_copies() {
+  asm volatile("cp.async.wait_all;" ::: "memory");
 }
 /// Until at most kPending groups of this thread's copies are under way.
 template <int kPending>
@@ -104,77 +125,83 @@ struct Fragment {
   }
 };
 
-/// kRows x kColumns in shared memory, kColumns a multiple of 16 and a power of two; with kSplit the lo parts follow the hi parts.
-template <bool kSplit, int kRows, int kColumns>
+/// kRows x kColumns in shared memory, kColumns a power of two from 16 on. With kSplit the lo parts follow the hi parts of all rows
+/// or, kBeside, of each row; a row kBeside takes as many bytes as its floats.
+/// An address is (something of the row) ^ (2 * column): one instruction from element to element of a row.
+template <bool kSplit, int kRows, int kColumns, bool kBeside = false>
 struct Tile {
-  static constexpr int kPlane = kRows * kColumns * 2;  ///< bytes
-  static constexpr int kBytes = kSplit ? 2 * kPlane : kPlane;
-  uint32_t base;  ///< shared address, a multiple of 128
+  static constexpr int kPitch = kColumns * (kBeside ? 4 : 2);             ///< bytes
+  static constexpr int kPlane = kBeside ? kColumns * 2 : kRows * kPitch;  ///< bytes from hi to lo
+  static constexpr int kBytes = kRows * kColumns * (kBeside || kSplit ? 4 : 2);
+  uint32_t base;  ///< shared address, a multiple of 128, of 256 with kBeside
 
-  /// Of (row, column) from `base`.
-  __device__ __forceinline__ static uint32_t offset(int row, int column) {
-    constexpr int kPieces = kColumns / 8;
-    const int exchange = kPieces >= 8 ? row & 7 : kPieces == 4 ? (row >> 1) & 3 : (row >> 2) & 1;
-    return static_cast<uint32_t>(row * (kColumns * 2) + (((column >> 3) ^ exchange) << 4) +
-                                 (column & 7) * 2);
+  /// Bytes; of column 0.
+  __device__ __forceinline__ static uint32_t row_offset(int row) {
+    const int exchange = kColumns >= 64   ? row & 7
+                         : kColumns == 32 ? (row >> 1) & 3
+                                          : (row >> 2) & 1;
+    return static_cast<uint32_t>(row * kPitch + (exchange << 4));
   }
-  /// column even.
-  __device__ __forceinline__ void store(int row, int column, float first, float second) const {
+  /// Shared address; `column` even.
+  __device__ __forceinline__ uint32_t at(int row, int column) const {
+    return (base + row_offset(row)) ^ static_cast<uint32_t>(2 * column);
+  }
+  /// Of an element that at() has given, or at() ^ (2 * columns further) where no bit of the two columns is in both.
+  __device__ __forceinline__ static void store_at(uint32_t to, float first, float second) {
     const PackedPair<kSplit> pair(first, second);
-    const uint32_t to = base + offset(row, column);
     asm volatile("st.shared.b32 [%0], %1;" ::"r"(to), "r"(pair.hi) : "memory");
     if constexpr (kSplit)
-      asm volatile("st.shared.b32 [%0], %1;" ::"r"(to + kPlane), "r"(pair.lo) : "memory");
+      asm volatile("st.shared.b32 [%0+%2], %1;" ::"r"(to), "r"(pair.lo), "n"(kPlane) : "memory");
   }
-  /// column even.
-  __device__ __forceinline__ float2 load(int row, int column) const {
-    const uint32_t from = base + offset(row, column);
+  __device__ __forceinline__ static float2 load_at(uint32_t from) {
     uint32_t hi;
     asm volatile("ld.shared.b32 %0, [%1];" : "=r"(hi) : "r"(from) : "memory");
     float2 out = make_float2(__uint_as_float(hi << 16), __uint_as_float(hi & 0xFFFF0000u));
     if constexpr (kSplit) {
       uint32_t lo;
-      asm volatile("ld.shared.b32 %0, [%1];" : "=r"(lo) : "r"(from + kPlane) : "memory");
+      asm volatile("ld.shared.b32 %0, [%1+%2];" : "=r"(lo) : "r"(from), "n"(kPlane) : "memory");
       out.x += __uint_as_float(lo << 16), out.y += __uint_as_float(lo & 0xFFFF0000u);
     }
     return out;
   }
 
-  /// A(r, k) = tile(row0 + r, k0 + k).
+  /// A(r, k) = tile(row0 + r, k0 + k); row0 and k0 multiples of 16, here and below.
   __device__ __forceinline__ Fragment<kSplit> fragment(int row0, int k0) const {
-    const int lane = static_cast<int>(threadIdx.x) % 32;
-    const uint32_t at = base + offset(row0 + lane % 16, k0 + lane / 16 * 8);
-    Fragment<kSplit> a;
-    ldmatrix(a.hi, at);
-    if constexpr (kSplit) ldmatrix(a.lo, at + kPlane);
-    return a;
+    return load_matrices<false>(across(row0, k0));
   }
   /// A(r, k) = tile(k0 + k, row0 + r).
   __device__ __forceinline__ Fragment<kSplit> fragment_transposed(int row0, int k0) const {
-    const int lane = static_cast<int>(threadIdx.x) % 32;
-    const uint32_t at = base + offset(k0 + lane / 16 * 8 + lane % 8, row0 + lane / 8 % 2 * 8);
-    Fragment<kSplit> a;
-    ldmatrix_transposed(a.hi, at);
-    if constexpr (kSplit) ldmatrix_transposed(a.lo, at + kPlane);
-    return a;
+    return load_matrices<true>(down(k0, row0));
   }
   /// B(k, c) = tile(k0 + k, column0 + c), c < 16: {b0, b1} of columns 0..7, then of 8..15.
   __device__ __forceinline__ Fragment<kSplit> right(int k0, int column0) const {
-    const int lane = static_cast<int>(threadIdx.x) % 32;
-    const uint32_t at = base + offset(k0 + lane % 16, column0 + lane / 16 * 8);
-    Fragment<kSplit> b;
-    ldmatrix_transposed(b.hi, at);
-    if constexpr (kSplit) ldmatrix_transposed(b.lo, at + kPlane);
-    return b;
+    return load_matrices<true>(across(k0, column0));
   }
   /// B(k, c) = tile(column0 + c, k0 + k), c < 16.
   __device__ __forceinline__ Fragment<kSplit> right_transposed(int k0, int column0) const {
+    return load_matrices<false>(down(column0, k0));
+  }
+
+ private:
+  /// This lane's row of four matrices: (0, 0), (8, 0), (0, 8), (8, 8) from (row0, column0) on.
+  __device__ __forceinline__ uint32_t across(int row0, int column0) const {
     const int lane = static_cast<int>(threadIdx.x) % 32;
-    const uint32_t at = base + offset(column0 + lane / 16 * 8 + lane % 8, k0 + lane / 8 % 2 * 8);
-    Fragment<kSplit> b;
-    ldmatrix(b.hi, at);
-    if constexpr (kSplit) ldmatrix(b.lo, at + kPlane);
-    return b;
+    const uint32_t own = row_offset(lane % 16) ^ static_cast<uint32_t>(lane / 16 * 16);
+    return (base + static_cast<uint32_t>(row0 * kPitch) + own) ^ static_cast<uint32_t>(2 * column0);
+  }
+  /// (0, 0), (0, 8), (8, 0), (8, 8).
+  __device__ __forceinline__ uint32_t down(int row0, int column0) const {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    const uint32_t own =
+        row_offset(lane / 16 * 8 + lane % 8) ^ static_cast<uint32_t>(lane / 8 % 2 * 16);
+    return (base + static_cast<uint32_t>(row0 * kPitch) + own) ^ static_cast<uint32_t>(2 * column0);
+  }
+  template <bool kTransposed>
+  __device__ __forceinline__ static Fragment<kSplit> load_matrices(uint32_t from) {
+    Fragment<kSplit> out;
+    ldmatrix_at<kTransposed, 0>(out.hi, from);
+    if constexpr (kSplit) ldmatrix_at<kTransposed, kPlane>(out.lo, from);
+    return out;
   }
 };
 
@@ -193,19 +220,19 @@ __device__ __forceinline__ void mma_step(float (&left)[4], float (&right)[4],
 }
 
 /// acc (16 x 8 kNt) += a B, B(k, c) = tile(k0 + k, column0 + c): one step of 16.
-template <bool kSplit, int kRows, int kColumns, int kNt>
+template <bool kSplit, int kRows, int kColumns, bool kBeside, int kNt>
 __device__ __forceinline__ void mma_rows(float (&acc)[kNt][4], const Fragment<kSplit>& a,
-                                         const Tile<kSplit, kRows, kColumns>& tile, int k0,
+                                         const Tile<kSplit, kRows, kColumns, kBeside>& tile, int k0,
                                          int column0 = 0) {
 #pragma unroll
   for (int n = 0; n < kNt; n += 2)
     mma_step<kSplit>(acc[n], acc[n + 1], a, tile.right(k0, column0 + n * 8));
 }
 /// acc (16 x 8 kNt) += a B, B(k, c) = tile(column0 + c, k0 + k): one step of 16.
-template <bool kSplit, int kRows, int kColumns, int kNt>
+template <bool kSplit, int kRows, int kColumns, bool kBeside, int kNt>
 __device__ __forceinline__ void mma_columns(float (&acc)[kNt][4], const Fragment<kSplit>& a,
-                                            const Tile<kSplit, kRows, kColumns>& tile, int k0,
-                                            int column0 = 0) {
+                                            const Tile<kSplit, kRows, kColumns, kBeside>& tile,
+                                            int k0, int column0 = 0) {
 #pragma unroll
   for (int n = 0; n < kNt; n += 2)
     mma_step<kSplit>(acc[n], acc[n + 1], a, tile.right_transposed(k0, column0 + n * 8));
