@@ -183,7 +183,7 @@ __global__ void __launch_bounds__(kThreads, 3) tiled_forward(const __grid_consta
     Fragment<kSplit> q[kSteps];
     float diag[2];
     if (row0 < rows) {
-      wait_copies<0>();
+      wait_all_copies();
 #pragma unroll
       for (int high = 0; high < 2; ++high) {
         const int i = row0 + g + 8 * high;
@@ -267,7 +267,7 @@ __global__ void __launch_bounds__(kThreads, 3) tiled_forward(const __grid_consta
         inverse[0] = rsqrtf(row_sum(square[0]) * (1.0f / kTiledHead) + a.eps);
         inverse[1] = rsqrtf(row_sum(square[1]) * (1.0f / kTiledHead) + a.eps);
       }
-      wait_copies<0>();
+      wait_all_copies();
 #pragma unroll
       for (int high = 0; high < 2; ++high) {
         const int i = low + 8 * high;

@@ -70,7 +70,8 @@ __device__ __forceinline__ void commit_copies() {
 __device__ __forceinline__ void wait_all_copies() {
   asm volatile("cp.async.wait_all;" ::: "memory");
 }
-/// Until at most kPending groups of this thread's copies are under way.
+/// Until at most kPending groups of this thread's copies are under way. Copies without a commit_copies() after them belong to no
+/// group and are not waited for: wait_all_copies() is.
 template <int kPending>
 __device__ __forceinline__ void wait_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");

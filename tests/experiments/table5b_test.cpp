@@ -96,7 +96,7 @@ std::map<std::string, std::vector<int>> factorial_signs() {
     add("dt range", run.model.dt_min == 0.5);
     add("bos", run.task.bos);
     add("rope fraction", run.model.rope_fraction == 1);
-    add("precision", run.train.precision == "fp32");
+    add("precision", run.train.precision == "tf32");
     add("one schedule", !run.train.schedule.per_stage);
   }
   return signs;

@@ -243,7 +243,22 @@ TEST_F(CudaTraining, ModelsInDoubleAreRefused) {
 /// new ones.
 TEST_F(CudaTraining, PinsTheBitsOfTwentySteps) {
   constexpr const char* kDevice = "NVIDIA H100";
-  const std::string expected = "version 2\n";
+  const std::string expected =
+      "version 2\n"
+      "mamba3 fp32 10986075612181050472\n"
+      "mamba3 tf32 5246132869062637322\n"
+      "mamba3 bf16 9634018598718893412\n"
+      "mamba2 fp32 7971145585008230988\n"
+      "mamba2 tf32 4561687063376821230\n"
+      "mamba2 bf16 2386305330464502084\n"
+      "gated_delta_net fp32 15407693944967121427\n"
+      "gated_delta_net tf32 13618827127088627411\n"
+      "gated_delta_net bf16 3724999536032778881\n"
+      "lstm fp32 7194738233253618637\n"
+      "lstm tf32 15895359604778443784\n"
+      "lstm bf16 11133282867525492792\n"
+      "mamba3 64 x 64 tf32 17432564832495561835\n"
+      "mamba3 64 x 64 bf16 806246395941138505\n";
   if (name_.rfind(kDevice, 0) != 0)
     GTEST_SKIP() << "bits are pinned for " << kDevice << ", this is " << name_;
   std::string pinned;
