@@ -76,6 +76,7 @@ std::vector<std::string> differing_keys(const std::vector<FlatConfig>& configs) 
 std::vector<std::string> swept_keys(const std::vector<FlatConfig>& configs) {
   std::vector<std::string> keys = differing_keys(configs);
   std::erase_if(keys, [&](const std::string& key) {
+    if (key == "model.vocab_size") return true;  // the task decides it
     std::set<std::string> values;
     for (const FlatConfig& config : configs) {
       const auto found = config.find(key);

@@ -23,7 +23,8 @@ const std::string& config_value(const FlatConfig& config, const std::string& key
 std::vector<std::string> differing_keys(const std::vector<FlatConfig>& configs);
 
 /// differing_keys() without those that only some configurations have and that have one value
-/// there: a mixer's own switches follow from the mixer, they were not swept.
+/// there: a mixer's own switches follow from the mixer, they were not swept. Nor is the vocabulary, which
+/// follows from the task.
 std::vector<std::string> swept_keys(const std::vector<FlatConfig>& configs);
 
 /// What columns call these keys: the last part ("lr"), or as many parts as tell them apart.

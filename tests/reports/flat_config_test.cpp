@@ -39,6 +39,12 @@ TEST(FlatConfig, SwitchesOfOneMixerAreSweptOnlyWhereTheyVary) {
   EXPECT_THAT(swept_keys({a, b, c}), ElementsAre("model.mixer", "model.rotation"));
 }
 
+TEST(FlatConfig, AVocabularyFollowsFromTheTaskAndWasNotSwept) {
+  const FlatConfig a{{"task.bos", "false"}, {"model.vocab_size", "3"}},
+      b{{"task.bos", "true"}, {"model.vocab_size", "4"}};
+  EXPECT_THAT(swept_keys({a, b}), ElementsAre("task.bos"));
+}
+
 TEST(FlatConfig, ShortNamesKeepWhatTellsThemApart) {
   EXPECT_THAT(
       short_names({"train.optimizer.lr", "train.optimizer.name", "train.schedule.name", "seed"}),
