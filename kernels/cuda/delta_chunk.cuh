@@ -65,6 +65,10 @@ struct DeltaArgs {
   bool is_sized = false;  ///< of the sizes that kernels are compiled for
   /// A block takes twice the columns, which spares a second reading of q and k but halves the number of blocks.
   bool wide() const { return tile_columns > kDeltaColumns; }
+  void narrow() {
+    tile_columns = kDeltaColumns;
+    tiles = (headdim + tile_columns - 1) / tile_columns;
+  }
 };
 
 /// Sizes of a block, compile-time where not 0: padded rows, columns of K and of V.

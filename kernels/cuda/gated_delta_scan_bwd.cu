@@ -22,11 +22,12 @@ struct Adjoint {
   float* minus_g;  ///< -beta E
   float *beta_part, *entry_part, *key_part, *end_part;  ///< row sums by column block
   float *row_kk, *column_kk, *row_scores, *column_scores;
-  float *dc, *df, *warp_part;
+  float *dc, *df, *warp_part;  ///< warp_part: of at most 16 warps, then their sum
+  static constexpr int kWarpParts = 20;
 
   __host__ __device__ static int floats(const Sizes& s) {
     return 2 * s.rows() * round32(s.v()) + s.k() * round32(s.v()) +
-           s.rows() * (3 + s.v() / 8 + 3 * (s.k() / 16) + 4 * (s.rows() / 16)) + 16;
+           s.rows() * (3 + s.v() / 8 + 3 * (s.k() / 16) + 4 * (s.rows() / 16)) + kWarpParts;
   }
   __device__ Adjoint(const Sizes& s, float* from) {
     auto take = [&](int floats) {
@@ -43,7 +44,7 @@ struct Adjoint {
     end_part = take(rows * (s.k() / 16));
     row_kk = take(rows * (rows / 16)), column_kk = take(rows * (rows / 16));
     row_scores = take(rows * (rows / 16)), column_scores = take(rows * (rows / 16));
-    warp_part = take(16);
+    warp_part = take(kWarpParts);
   }
 };
 
@@ -53,6 +54,7 @@ __global__ void __launch_bounds__(kThreads, kRows > 0 ? 512 / kThreads : 1)
   extern __shared__ float4 shared[];
   using Chunk = DeltaChunk<kPrecision, kRows, kK, kV, kThreads>;
   constexpr int kStateBlocks = Chunk::Sizes::kStateBlocks;
+  static_assert(Chunk::kWarps < Adjoint<typename Chunk::Sizes>::kWarpParts);
   const int member = blockIdx.y, tile = blockIdx.x % a.tiles, sequence_head = blockIdx.x / a.tiles;
   const int b = sequence_head / a.nheads, h = sequence_head % a.nheads;
   const int p0 = tile * a.tile_columns, columns = kV > 0 ? kV : min(a.tile_columns, a.headdim - p0);
@@ -375,13 +377,35 @@ void launch_precision(const BackwardArgs& a, int members, CUstream_st* stream) {
   }
 }
 
+int shared_bytes_of(int device) {
+  int bytes = 0;
+  if (cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) !=
+      cudaSuccess) {
+    cudaGetLastError();  // no device is an answer here, not an error
+    bytes = 227 * 1024;
+  }
+  return bytes;
+}
+
+/// For workspace_bytes() and launch() alike, since the tiles size the workspace: wide blocks only where they fit.
+BackwardArgs backward_args(const GatedDeltaScanAttrs& attrs, const Shape& proj) {
+  BackwardArgs a(attrs, proj);
+  int device = 0;
+  if (cudaGetDevice(&device) != cudaSuccess) cudaGetLastError();
+  const int wide_bytes =
+      backward_bytes<Precision::kFp32, 32, 64, 2 * kDeltaColumns, 2 * kScanThreads>(
+          a.rows, a.d_state, a.tile_columns);
+  if (a.wide() && wide_bytes > shared_bytes_of(device)) a.narrow();
+  return a;
+}
+
 int64_t workspace_bytes(const CallShapes& c) {
-  BackwardArgs a(c.attrs<GatedDeltaScanAttrs>(), c.in[1]->shape);
+  BackwardArgs a = backward_args(c.attrs<GatedDeltaScanAttrs>(), c.in[1]->shape);
   return 4 * a.place(nullptr, 0);
 }
 
 void launch(const CudaCall& call, CUstream_st* stream) {
-  BackwardArgs a(call.attrs<GatedDeltaScanAttrs>(), *call.in[1].shape);
+  BackwardArgs a = backward_args(call.attrs<GatedDeltaScanAttrs>(), *call.in[1].shape);
   a.dy = member_array<const float>(call.in[0]);
   a.proj = member_array<const float>(call.in[1]);
   a.dt_bias = member_array<const float>(call.in[2]);
@@ -436,14 +460,8 @@ std::string limit(const CallShapes& c) {
 }
 
 bool fits_shared(int headdim, int d_state, int chunk, int device) {
-  int shared_bytes = 0;
-  if (cudaDeviceGetAttribute(&shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) !=
-      cudaSuccess) {
-    cudaGetLastError();  // no device is an answer here, not an error
-    shared_bytes = 227 * 1024;
-  }
   return backward_bytes<Precision::kFp32, 0, 0, 0, kScanThreads>(
-             round16(chunk), d_state, std::min(headdim, kDeltaColumns)) <= shared_bytes;
+             round16(chunk), d_state, std::min(headdim, kDeltaColumns)) <= shared_bytes_of(device);
 }
 
 }  // namespace
