@@ -175,6 +175,46 @@ TEST(Readme, ShowsTheOutputOfItsTwoCommands) {
   }
 }
 
+TEST(Readme, TablesOfCommittedResultsAreWhatTheProgramPrints) {
+  int tables = 0, rows = 0;
+  for (const char* page : {"README.md", "experiments/configs/mamba3-table5b/README.md"}) {
+    const std::string text = read(kRoot / page);
+    std::string printed;
+    for (const auto& block : blocks(text, "sh")) {
+      for (const auto& line : lines_of(block)) {
+        if (line.find("--db reports/published/ours/") == std::string::npos) continue;
+        ASSERT_TRUE(line.starts_with("./statelab ")) << line;
+        const Outcome outcome = run("cd " + quoted(kRoot) + " && " + quoted(STATELAB_PROGRAM) +
+                                    " " + line.substr(11, line.find(" #") - 11));
+        EXPECT_EQ(outcome.status, 0) << line << outcome.output;
+        printed += outcome.output;
+        ++tables;
+        // The same comparison of the sweep that confirms it.
+        const std::string sweep = "--sweep table5b-parity ";
+        if (const size_t at = line.find(sweep); at != std::string::npos) {
+          std::string confirmed = line.substr(11);
+          confirmed.replace(at - 11, sweep.size(), "--sweep table5b-parity-confirm ");
+          printed +=
+              run("cd " + quoted(kRoot) + " && " + quoted(STATELAB_PROGRAM) + " " + confirmed)
+                  .output;
+        }
+      }
+    }
+    for (const auto& block : blocks(text, "text")) {
+      if (block.find("runs ≥ 95 % [%]") == std::string::npos ||
+          block.find("steps to solve") != std::string::npos)
+        continue;
+      for (const auto& line : lines_of(block)) {
+        if (line.starts_with("...")) continue;
+        EXPECT_NE(printed.find(line + "\n"), std::string::npos) << page << " shows " << line;
+        ++rows;
+      }
+    }
+  }
+  EXPECT_EQ(tables, 3);
+  EXPECT_GT(rows, 30);
+}
+
 // Anchor that a heading gets: lower case, spaces to hyphens, punctuation dropped.
 std::string anchor_of(const std::string& heading) {
   std::string anchor;

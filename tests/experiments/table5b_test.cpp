@@ -2,6 +2,8 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <fstream>
+#include <iterator>
 #include <map>
 #include <set>
 
@@ -10,9 +12,9 @@
 namespace statelab {
 namespace {
 
-SweepConfig preset(const std::string& name) {
+SweepConfig preset(const std::string& name, const std::vector<std::string>& overrides = {}) {
   return load_sweep(STATELAB_SOURCE_DIR "/experiments/configs/mamba3-table5b/" + name + ".yaml",
-                    {});
+                    overrides);
 }
 
 class Table5b : public testing::TestWithParam<const char*> {};
@@ -146,6 +148,26 @@ TEST(Table5bFactorial, TheGeneratorsAreThoseOfTheFile) {
   for (size_t i = 0; i < 16; ++i) {
     EXPECT_EQ(s["precision"][i], s["a activation"][i] * s["dt range"][i] * s["bos"][i]);
     EXPECT_EQ(s["one schedule"][i], s["dt range"][i] * s["bos"][i] * s["rope fraction"][i]);
+  }
+}
+
+TEST(Table5bResults, AreOfTheRunsThatThePresetsDescribe) {
+  struct Result {
+    const char *preset, *file;
+    std::vector<std::string> overrides;
+    size_t runs;
+  };
+  for (const Result& result :
+       {Result{"parity", "parity", {}, 80}, Result{"confirm", "parity", {}, 50},
+        Result{"factorial", "factorial", {"seeds=1"}, 16}}) {
+    std::ifstream file(std::string(STATELAB_SOURCE_DIR "/reports/published/ours/") + result.file +
+                       ".jsonl");
+    const std::string text{std::istreambuf_iterator<char>(file), {}};
+    const SweepConfig sweep = preset(result.preset, result.overrides);
+    EXPECT_EQ(sweep.runs.size(), result.runs);
+    for (const RunConfig& run : sweep.runs)
+      EXPECT_NE(text.find("\"run_id\":\"" + run_id(run) + "\""), std::string::npos)
+          << result.preset << " lacks " << canonical_json(run);
   }
 }
 
