@@ -27,7 +27,14 @@ std::string short_key(const std::string& key) {
 
 std::string slug(const std::string& text) {
   std::string out;
+  char before = 0;
   for (const char c : text) {
+    const bool minus = c == '-' && (before == '[' || before == ',');
+    before = c;
+    if (minus) {  // as for plain numbers
+      out += 'm';
+      continue;
+    }
     const bool keep =
         std::isalnum(static_cast<unsigned char>(c)) || c == '.' || c == '_' || c == '+';
     if (keep) {
@@ -46,7 +53,7 @@ std::string part(const Field& field, const RunConfig& run) {
   if (v.is(Value::Kind::kText)) return slug(v.text);
   if (v.is(Value::Kind::kBoolean)) return (v.boolean ? "" : "no_") + short_key(field.key);
   if (v.is_number()) {
-    // A minus would read as a separator: -1 becomes m1.
+    // A minus would read as a separator: -1 becomes m1, also within a list.
     std::string number = shortest(v.number);
     for (char& c : number) c = c == '-' ? 'm' : c;
     if (const size_t e = number.find("em"); e != std::string::npos) number[e + 1] = '_';

@@ -180,6 +180,16 @@ TEST(Sweep, NamesSayWhatIsSweptAndAreDistinct) {
   EXPECT_EQ(sweep.run_names[3], "mamba2-s1-" + run_id(sweep.runs[3]).substr(0, 8));
 }
 
+TEST(Sweep, NamesKeepTheMinusOfAListAsOfANumber) {
+  const SweepConfig sweep = parse_sweep(
+      "base: { model.mixer: gated_delta_net }\n"
+      "parameters: { model.eigenvalue_range: { values: [[0, 1], [-1, 1]] } }\n",
+      "s.yaml", {});
+  ASSERT_EQ(sweep.run_names.size(), 2u);
+  EXPECT_TRUE(sweep.run_names[0].starts_with("eigenvalue_range0_1-s0-")) << sweep.run_names[0];
+  EXPECT_TRUE(sweep.run_names[1].starts_with("eigenvalue_rangem1_1-s0-")) << sweep.run_names[1];
+}
+
 TEST(Sweep, ResolvedTextGivesTheSameRuns) {
   const char* text = R"(
 name: all-of-it
