@@ -24,7 +24,7 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-/// The first `members` runs as one cohort that trains on one stage only, for as long as it is asked to.
+/// These runs as one cohort that trains on one stage only, for as long as it is asked to.
 struct StageCohort {
   StageCohort(std::span<const RunConfig* const> runs, size_t stage, const ComputeDevice& device) {
     const RunConfig& first = *runs[0];

@@ -90,9 +90,7 @@ std::vector<EvalWork> eval_works(const ComputeDevice& device) {
 BenchEvalReport bench_eval(const BenchEvalOptions& options, const ComputeDevice& device) {
   refuse_slow_builds();
   BenchEvalReport report;
-  report.device = device.is_cuda()
-                      ? machine_cuda_devices().at(static_cast<size_t>(device.index)).name
-                      : processor_name() + ", " + std::to_string(device.threads) + " threads";
+  report.device = device_title(device);
   report.precision = precision_name(device.precision);
   report.build_type = build_info().build_type;
   report.commit = build_info().commit;

@@ -137,7 +137,7 @@ double train_flop_per_token(const ModelConfig& model, int seqlen) {
   if (model.tie_embeddings) weights += static_cast<double>(model.padded_vocab()) * model.d_model;
   if (model.mixer == "lstm") return 6 * weights;  // all of its products are with weights
   const double L = std::min(model.chunk_size, seqlen), N = model.d_state, P = model.headdim;
-  const bool delta = model.mixer == "gated_delta_net" || model.mixer == "delta_net";
+  const bool delta = model.is_delta_rule();
   double head = (L + 1) * (delta ? 8 * N + 7 * P : 4 * N + 3 * P);
   if (seqlen > model.chunk_size) head += (delta ? 20 : 14) * N * P;
   return 6 * weights + model.n_layers * model.nheads() * head;

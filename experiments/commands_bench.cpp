@@ -175,7 +175,7 @@ Precision precision_of(const std::string& name) {
 int bench_ops_command(const Arguments& arguments) {
   if (arguments.has("--seconds"))
     throw UsageError(
-        "--seconds: belongs to bench train; bench ops times fixed numbers of launches");
+        "--seconds: belongs to bench train and column; bench ops times fixed numbers of launches");
   BenchOpsOptions options;
   options.threads = thread_count(arguments);
   const std::string name = arguments.get("--device", "auto");
@@ -193,7 +193,8 @@ int bench_ops_command(const Arguments& arguments) {
 
 int bench_eval_command(const Arguments& arguments) {
   if (arguments.has("--seconds"))
-    throw UsageError("--seconds: belongs to bench train; bench eval times whole evaluations");
+    throw UsageError(
+        "--seconds: belongs to bench train and column; bench eval times whole evaluations");
   BenchEvalOptions options;
   options.threads = thread_count(arguments);
   ComputeDevice device = compute_devices(arguments.get("--device", "auto"), options.threads)[0];

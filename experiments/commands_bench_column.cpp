@@ -118,7 +118,7 @@ Table totals(const BenchColumnReport& report) {
 int bench_column_command(const Arguments& arguments) {
   if (arguments.has("--precision"))
     throw UsageError(
-        "--precision: belongs to bench train and ops; bench column takes that of the sweep "
+        "--precision: belongs to bench train, eval and ops; bench column takes that of the sweep "
         "(train.precision=tf32 overrides it)");
   const auto [files, overrides] =
       sweep_words("bench column", {arguments.words.begin() + 1, arguments.words.end()});
@@ -138,9 +138,7 @@ int bench_column_command(const Arguments& arguments) {
       }
     }
   }
-  const std::string place = device.is_cuda()
-                                ? machine_cuda_devices().at(static_cast<size_t>(device.index)).name
-                                : fmt::format("{}, {} threads", processor_name(), device.threads);
+  const std::string place = device_title(device);
   std::vector<Table> tables;
   for (const SweepConfig& sweep : sweeps) {
     const BenchColumnReport report = bench_column(sweep.runs, options, device);

@@ -170,7 +170,7 @@ int report(const Arguments& arguments) {
   options.compare = compare_options(arguments);
   options.published = arguments.has("--published");
   options.source = arguments.get("--source");
-  options.fold = arguments.has("--output") || !for_programs(arguments);
+  options.compare.fold_levels = arguments.has("--output") || !for_programs(arguments);
   const std::string path = readable_database(arguments);
   RunStore store(path,
                  options.published ? Database::Access::kReadWrite : Database::Access::kReadOnly);

@@ -100,12 +100,9 @@ int merge_command(const Arguments& arguments) {
   MergeCounts total;
   for (size_t i = 1; i < arguments.words.size(); ++i) {
     if (is_results_file(arguments.words[i])) {
-      std::ifstream file(arguments.words[i]);
-      int64_t there = 0;
-      for (std::string line; std::getline(file, line);) there += line.rfind("{\"run\"", 0) == 0;
       const ResultCounts c = read_results(target, arguments.words[i]);
       total.added += c.runs;
-      total.kept += there - c.runs;
+      total.kept += c.kept;
       continue;
     }
     const MergeCounts c = merge(target, arguments.words[i]);

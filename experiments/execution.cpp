@@ -31,6 +31,11 @@ std::string processor_name() {
   return name.empty() ? "unknown processor" : name;
 }
 
+std::string device_title(const ComputeDevice& device) {
+  if (device.is_cuda()) return machine_cuda_devices().at(static_cast<size_t>(device.index)).name;
+  return processor_name() + ", " + std::to_string(device.threads) + " threads";
+}
+
 int64_t peak_memory_bytes() {
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);

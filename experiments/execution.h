@@ -22,6 +22,8 @@ std::string obstacle(const CudaDevice& device);
 
 /// "AMD EPYC 9654 96-Core Processor"; "unknown processor" where the system does not tell.
 std::string processor_name();
+/// A GPU's name; of the CPU that of the processor and the threads, "AMD EPYC 9654 96-Core Processor, 8 threads".
+std::string device_title(const ComputeDevice& device);
 
 /// Largest resident memory of this process so far.
 int64_t peak_memory_bytes();

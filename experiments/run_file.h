@@ -38,7 +38,7 @@ class ImportRefused : public std::runtime_error {
 struct RunFile {
   RunIdentity identity;
   RunConfig config;
-  MemberState state;  ///< weights only
+  MemberState state;  ///< without the optimiser's moments
   std::string layout;
   std::vector<std::string> notes;  ///< what was assumed or rounded
 };

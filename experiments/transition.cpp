@@ -80,7 +80,7 @@ Values pair_weights(const Layer& layer, const Mamba3ScanAttrs& a, int head) {
   const auto B_norm = layer.parameter("B_norm.weight"), C_norm = layer.parameter("C_norm.weight"),
              B_bias = layer.parameter("B_bias"), C_bias = layer.parameter("C_bias");
   const int N = a.d_state, group = head / (a.nheads / a.ngroups),
-            blocks = a.nangles + N - 2 * a.nangles;
+            blocks = N - a.nangles;  // rotated pairs, then single channels
   Values b2(static_cast<size_t>(blocks)), c2(b2.size()), B, C;
   for (size_t t = 0; t < layer.positions(); ++t) {
     const double* row = layer.at(t) + 2 * a.d_inner();

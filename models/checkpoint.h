@@ -2,7 +2,8 @@
 //
 //   names  = <parameter>                    weights, official module names, F32
 //            optimizer.<parameter>.exp_avg, optimizer.<parameter>.exp_avg_sq     AdamW's moments, F32
-//   __metadata__ = format "statelab-checkpoint-1", step, diverged, and what the caller adds (strings only)
+//   __metadata__ = format "statelab-checkpoint-1", step, diverged_at, order (the weights' names in the state's
+//                  order, commas between), and what the caller adds (strings only)
 #pragma once
 
 #include <cstdint>

@@ -16,18 +16,6 @@ using Piece = InterchangePiece;
 
 const std::string kUnread = "unread.";
 
-int64_t elements(const std::vector<int>& shape) {
-  int64_t n = 1;
-  for (const int e : shape) n *= e;
-  return n;
-}
-
-std::string text_of(const std::vector<int>& shape) {
-  std::string text = "(";
-  for (size_t i = 0; i < shape.size(); ++i) text += (i ? ", " : "") + std::to_string(shape[i]);
-  return text + ")";
-}
-
 std::string to_hex(const float* data, size_t count) {
   constexpr char kDigits[] = "0123456789abcdef";
   std::string out;
@@ -52,7 +40,7 @@ std::optional<std::vector<float>> from_hex(const std::string& text, size_t count
 
 /// Elements [begin, end) of a tensor whose rows [begin, end) are meant.
 std::pair<size_t, size_t> span_of(const Piece& piece, std::pair<int, int> rows) {
-  const auto row = static_cast<size_t>(elements(piece.shape) / piece.shape[0]);
+  const auto row = static_cast<size_t>(Shape(piece.shape).size() / piece.shape[0]);
   return {static_cast<size_t>(rows.first) * row, static_cast<size_t>(rows.second) * row};
 }
 
@@ -84,14 +72,12 @@ size_t first_not_zero(const std::vector<float>& data, size_t begin, size_t end) 
   return begin;
 }
 
-std::string value_text(float value) { return std::to_string(value); }
-
 void expect_zeros(const Piece& piece, const std::vector<float>& data, size_t begin, size_t end,
                   Reasons& reasons) {
   const size_t at = first_not_zero(data, begin, end);
   if (at != end) {
     reasons.add(piece.name + ": element " + std::to_string(at) + " must be 0 with " +
-                piece.because + ", is " + value_text(data[at]));
+                piece.because + ", is " + std::to_string(data[at]));
   }
 }
 
@@ -105,8 +91,8 @@ void read_piece(const Piece& piece, const NamedTensor& t, const Metadata& unread
     }
   }
   if (t.shape != piece.shape && !piece.any_shape) {
-    reasons.add(piece.name + ": shape must be " + text_of(piece.shape) + ", is " +
-                text_of(t.shape));
+    reasons.add(piece.name + ": shape must be " + Shape(piece.shape).text() + ", is " +
+                Shape(t.shape).text());
     return;
   }
   switch (piece.kind) {
@@ -150,7 +136,7 @@ void read_piece(const Piece& piece, const NamedTensor& t, const Metadata& unread
         }
       }
       NamedTensor& to = weights.at(piece.parameter);
-      const auto row = static_cast<size_t>(elements(to.shape) / to.shape[0]);
+      const auto row = static_cast<size_t>(Shape(to.shape).size() / to.shape[0]);
       std::copy(data.begin(), data.end(),
                 to.data.begin() + static_cast<ptrdiff_t>(static_cast<size_t>(piece.row) * row));
       return;
@@ -177,18 +163,18 @@ std::vector<NamedTensor> to_interchange(const ModelConfig& config, const std::st
   for (const NamedTensor& t : weights) ours[t.name] = &t;
   for (const ParameterSpec& spec : parameter_specs(config)) {
     const auto it = ours.find(spec.name);
-    if (it == ours.end() || it->second->shape != shape_of(spec)) {
+    if (it == ours.end() || it->second->shape != spec.shape.extents()) {
       throw std::invalid_argument("the weights have no " + spec.name + " of shape " +
-                                  text_of(shape_of(spec)));
+                                  spec.shape.text());
     }
   }
   std::vector<NamedTensor> out;
   for (const Piece& piece : interchange_pieces(config, layout)) {
     NamedTensor t{piece.name, piece.shape, {}};
-    const auto n = static_cast<size_t>(elements(piece.shape));
+    const auto n = static_cast<size_t>(Shape(piece.shape).size());
     if (piece.kind == Piece::Kind::kRows || piece.kind == Piece::Kind::kTied) {
       const NamedTensor& from = *ours.at(piece.parameter);
-      const auto row = static_cast<size_t>(elements(from.shape) / from.shape[0]);
+      const auto row = static_cast<size_t>(Shape(from.shape).size() / from.shape[0]);
       const auto begin =
           from.data.begin() + static_cast<ptrdiff_t>(static_cast<size_t>(piece.row) * row);
       t.data.assign(begin, begin + static_cast<ptrdiff_t>(n));
@@ -217,7 +203,7 @@ std::vector<NamedTensor> from_interchange(const ModelConfig& config, const std::
   std::map<std::string, NamedTensor> weights;
   const std::vector<ParameterSpec> specs = parameter_specs(config);
   for (const ParameterSpec& spec : specs) {
-    weights[spec.name] = {spec.name, shape_of(spec),
+    weights[spec.name] = {spec.name, spec.shape.extents(),
                           std::vector<float>(static_cast<size_t>(spec.shape.size()))};
   }
   Reasons reasons;
@@ -228,14 +214,16 @@ std::vector<NamedTensor> from_interchange(const ModelConfig& config, const std::
   for (const Piece& piece : pieces) {
     const auto it = theirs.find(piece.name);
     if (it == theirs.end()) {
-      if (!piece.optional()) reasons.add(piece.name + " " + text_of(piece.shape) + " is missing");
+      if (!piece.optional())
+        reasons.add(piece.name + " " + Shape(piece.shape).text() + " is missing");
       continue;
     }
     read_piece(piece, *it->second, unread, weights, reasons);
     theirs.erase(it);
   }
   for (const auto& [name, t] : theirs)
-    reasons.add(name + " " + text_of(t->shape) + " belongs to no parameter of this configuration");
+    reasons.add(name + " " + Shape(t->shape).text() +
+                " belongs to no parameter of this configuration");
   reasons.raise();
   std::vector<NamedTensor> out;
   for (const ParameterSpec& spec : specs) out.push_back(std::move(weights.at(spec.name)));

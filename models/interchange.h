@@ -39,12 +39,14 @@ class InterchangeError : public std::runtime_error {
 };
 
 /// Which tensors a file of this layout has, in order, and of which shape; no data.
+/// Errors: InterchangeError for a layout that the mixer does not have.
 std::vector<NamedTensor> interchange_tensors(const ModelConfig& config, const std::string& layout);
 
 /// `weights` in the order of parameter_specs(), as checkpoints hold them. Rows that the configuration never reads, but the
 /// module would (angles of rotation: none, trap of discretization: half), are zeros in the result; their trained-over values
 /// go to `unread` (hexadecimal, key "unread.<tensor>"), so that import gives back the same bits.
-/// Errors: std::invalid_argument when the counterpart lacks a switch or a weight has another shape.
+/// Errors: std::invalid_argument when the counterpart lacks a switch or a weight has another shape; InterchangeError for a layout that the mixer
+/// does not have.
 std::vector<NamedTensor> to_interchange(const ModelConfig& config, const std::string& layout,
                                         const std::vector<NamedTensor>& weights, Metadata& unread);
 

@@ -17,7 +17,8 @@ constexpr int kNoMlpWidth =
 class Pieces {
  public:
   explicit Pieces(const ModelConfig& config) {
-    for (const ParameterSpec& spec : parameter_specs(config)) shapes_[spec.name] = shape_of(spec);
+    for (const ParameterSpec& spec : parameter_specs(config))
+      shapes_[spec.name] = spec.shape.extents();
   }
   bool has(const std::string& parameter) const { return shapes_.count(parameter) != 0; }
   const std::vector<int>& shape(const std::string& parameter) const {
@@ -168,10 +169,6 @@ std::vector<Piece> lstm_pieces(const ModelConfig& c) {
 }
 
 }  // namespace
-
-std::vector<int> shape_of(const ParameterSpec& spec) {
-  return {spec.shape.extents().begin(), spec.shape.extents().end()};
-}
 
 std::vector<InterchangePiece> interchange_pieces(const ModelConfig& c, const std::string& layout) {
   if (layout == kOwnLayout) {

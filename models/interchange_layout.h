@@ -36,6 +36,4 @@ struct InterchangePiece {
 std::vector<InterchangePiece> interchange_pieces(const ModelConfig& config,
                                                  const std::string& layout);
 
-std::vector<int> shape_of(const ParameterSpec& spec);
-
 }  // namespace statelab

@@ -5,7 +5,6 @@
 #include <stdexcept>
 
 #include "kernels/cuda/kernel.h"
-#include "kernels/rng.h"
 #include "models/program.h"
 
 namespace statelab {
@@ -21,34 +20,6 @@ std::string text(double v) {
 int nangles(const ModelConfig& c) {
   const int rotated = static_cast<int>(c.d_state * c.rope_fraction);
   return (rotated - rotated % 2) / 2;
-}
-
-int mlp_hidden(const ModelConfig& c) {
-  const int wanted =
-      c.d_intermediate > 0 ? c.d_intermediate : static_cast<int>(8.0 * c.d_model / 3.0);
-  return (wanted + 127) / 128 * 128;
-}
-
-int conv_channels(const ModelConfig& c) { return c.d_inner() + 2 * c.ngroups * c.d_state; }
-
-bool is_delta(const ModelConfig& c) {
-  return c.mixer == "gated_delta_net" || c.mixer == "delta_net";
-}
-
-int mixer_projection(const ModelConfig& c) {
-  if (c.mixer == "lstm") return 4 * c.d_inner();
-  return c.mixer == "mamba3"   ? mamba3_attrs(c).d_proj()
-         : c.mixer == "mamba2" ? mamba2_attrs(c).d_proj()
-                               : gated_delta_attrs(c).d_proj();
-}
-
-/// Of a delta rule's q, k and v, which lie side by side.
-int delta_conv_channels(const ModelConfig& c) { return 2 * c.ngroups * c.d_state + c.d_inner(); }
-
-uint32_t name_hash(const std::string& name) {  // FNV-1a
-  uint32_t h = 2166136261u;
-  for (char ch : name) h = (h ^ static_cast<unsigned char>(ch)) * 16777619u;
-  return h;
 }
 
 template <class T>
@@ -184,120 +155,10 @@ GatedDeltaScanAttrs gated_delta_attrs(const ModelConfig& c) {
 
 ModelConfig computed_on(const ComputeDevice& device, ModelConfig c) {
   if (!device.is_cuda() || c.mixer == "lstm") return c;
-  c.chunk_size = (is_delta(c) ? cuda_delta_chunk_size : cuda_chunk_size)(
+  c.chunk_size = (c.is_delta_rule() ? cuda_delta_chunk_size : cuda_chunk_size)(
       c.headdim, c.d_state, c.scan == "recurrent" ? 1 : c.chunk_size, device.index);
   c.scan = "chunked";
   return c;
-}
-
-std::vector<ParameterSpec> parameter_specs(const ModelConfig& c) {
-  std::vector<ParameterSpec> out;
-  const double from_model = 1 / std::sqrt(c.d_model), residual = 1 / std::sqrt(c.n_layers);
-  const bool mamba3 = c.mixer == "mamba3", mamba2 = c.mixer == "mamba2";
-  out.push_back({"backbone.embedding.weight", {c.padded_vocab(), c.d_model}, Init::kNormal, 0.02});
-  for (int l = 0; l < c.n_layers; ++l) {
-    const std::string layer = "backbone.layers." + std::to_string(l) + ".",
-                      mixer = layer + "mixer.";
-    out.push_back({layer + "norm.weight", {c.d_model}, Init::kOnes, 1, false});
-    out.push_back(
-        {mixer + "in_proj.weight", {mixer_projection(c), c.d_model}, Init::kUniform, from_model});
-    if (is_delta(c)) {
-      if (c.conv) {
-        out.push_back(
-            {mixer + "conv1d.weight", {delta_conv_channels(c), 1, 4}, Init::kUniform, 0.5});
-      }
-      if (c.mixer == "gated_delta_net") {
-        out.push_back({mixer + "dt_bias", {c.nheads()}, Init::kDtBias, 1, false});
-        out.push_back({mixer + "A_log", {c.nheads()}, Init::kLogUniformA0, 1, false});
-      }
-      out.push_back({mixer + "norm.weight", {c.headdim}, Init::kOnes, 1, false});
-    }
-    if (c.mixer == "lstm") {
-      const double from_hidden = 1 / std::sqrt(c.d_inner());
-      out.push_back(
-          {mixer + "weight_hh", {4 * c.d_inner(), c.d_inner()}, Init::kUniform, from_hidden});
-      out.push_back({mixer + "bias", {4 * c.d_inner()}, Init::kUniform, from_hidden, false});
-    }
-    if (mamba2 || (mamba3 && c.conv)) {
-      out.push_back({mixer + "conv1d.weight", {conv_channels(c), 1, 4}, Init::kUniform, 0.5});
-      out.push_back({mixer + "conv1d.bias", {conv_channels(c)}, Init::kUniform, 0.5, false});
-    }
-    if (mamba3 || mamba2) out.push_back({mixer + "dt_bias", {c.nheads()}, Init::kDtBias, 1, false});
-    if (mamba3) {
-      if (c.bc_bias) {
-        out.push_back({mixer + "B_bias", {c.nheads(), 1, c.d_state}, Init::kOnes, 1, false});
-        out.push_back({mixer + "C_bias", {c.nheads(), 1, c.d_state}, Init::kOnes, 1, false});
-      }
-      if (c.bc_norm) {
-        out.push_back({mixer + "B_norm.weight", {c.d_state}, Init::kOnes, 1, false});
-        out.push_back({mixer + "C_norm.weight", {c.d_state}, Init::kOnes, 1, false});
-      }
-    } else if (mamba2) {
-      out.push_back({mixer + "A_log", {c.nheads()}, Init::kLogUniformA, 1, false});
-    }
-    if (mamba3 || mamba2) out.push_back({mixer + "D", {c.nheads()}, Init::kOnes, 1, false});
-    if (mamba2 || (mamba3 && c.out_norm == "rms"))
-      out.push_back({mixer + "norm.weight", {c.d_inner()}, Init::kOnes, 1, false});
-    out.push_back({mixer + "out_proj.weight",
-                   {c.d_model, c.d_inner()},
-                   Init::kUniform,
-                   residual / std::sqrt(c.d_inner())});
-    if (c.mlp == "swiglu") {
-      const int F = mlp_hidden(c);
-      out.push_back({layer + "norm2.weight", {c.d_model}, Init::kOnes, 1, false});
-      out.push_back({layer + "mlp.fc1.weight", {2 * F, c.d_model}, Init::kUniform, from_model});
-      out.push_back(
-          {layer + "mlp.fc2.weight", {c.d_model, F}, Init::kUniform, residual / std::sqrt(F)});
-    }
-  }
-  out.push_back({"backbone.norm_f.weight", {c.d_model}, Init::kOnes, 1, false});
-  if (!c.tie_embeddings)
-    out.push_back({"lm_head.weight", {c.padded_vocab(), c.d_model}, Init::kUniform, from_model});
-  return out;
-}
-
-int64_t parameter_count(const ModelConfig& config) {
-  int64_t n = 0;
-  for (const auto& spec : parameter_specs(config)) n += spec.shape.size();
-  return n;
-}
-
-std::vector<double> initial_values(const ParameterSpec& spec, const ModelConfig& config,
-                                   uint32_t seed) {
-  std::vector<double> out(static_cast<size_t>(spec.shape.size()), 1.0);
-  const RngKey key{seed, Stream::kInit};
-  const uint32_t parameter = name_hash(spec.name);
-  for (size_t i = 0; i < out.size(); ++i) {
-    const auto element = static_cast<uint32_t>(i);
-    const RngBlock block = philox(key, {element, parameter, 0, 0});
-    const double u = uniform01(block.v[0], block.v[1]);
-    switch (spec.init) {
-      case Init::kOnes:
-        break;
-      case Init::kUniform:
-        out[i] = spec.scale * (2 * u - 1);
-        break;
-      case Init::kNormal: {
-        double first, second;
-        normal_pair(block, first, second);
-        out[i] = spec.scale * first;
-        break;
-      }
-      case Init::kDtBias: {
-        const double lo = std::log(config.dt_min), hi = std::log(config.dt_max);
-        const double dt0 = std::max(std::exp(lo + u * (hi - lo)), 1e-4);
-        out[i] = dt0 + std::log(-std::expm1(-dt0));
-        break;
-      }
-      case Init::kLogUniformA:
-        out[i] = std::log(1 + 15 * u);
-        break;
-      case Init::kLogUniformA0:
-        out[i] = std::log(16 * std::max(u, 0x1p-53));
-        break;
-    }
-  }
-  return out;
 }
 
 ForwardGraph build_forward(Graph& graph, const ModelConfig& c, ValueId step, int batch, int seqlen,
@@ -325,10 +186,9 @@ ForwardGraph build_forward(Graph& graph, const ModelConfig& c, ValueId step, int
     const ValueId u = graph.apply1(Op::kRmsNorm, norm, {h, weight(layer + "norm.weight")});
     ValueId proj = graph.apply1(Op::kLinear, {}, {u, weight(mixer + "in_proj.weight")});
     if (weight(mixer + "conv1d.weight") != kNoValue) {
-      const CausalConv1dAttrs conv = is_delta(c)
-                                         ? CausalConv1dAttrs{0, delta_conv_channels(c), 4}
-                                         : CausalConv1dAttrs{c.d_inner(), conv_channels(c), 4};
-      proj = graph.apply1(Op::kCausalConv1d, conv,
+      // Its columns follow those of Mamba's gate; a delta rule's come first.
+      const int begin = c.is_delta_rule() ? 0 : c.d_inner();
+      proj = graph.apply1(Op::kCausalConv1d, CausalConv1dAttrs{begin, c.conv_channels(), 4},
                           {proj, weight(mixer + "conv1d.weight"), weight(mixer + "conv1d.bias")});
     }
     f.observable.push_back({mixer + "proj", proj});
@@ -346,7 +206,7 @@ ForwardGraph build_forward(Graph& graph, const ModelConfig& c, ValueId step, int
                                     {proj, weight(mixer + "weight_hh"), weight(mixer + "bias")});
       y = lstm[0];
       f.observable.push_back({mixer + "gates", lstm[1]});
-    } else if (is_delta(c)) {
+    } else if (c.is_delta_rule()) {
       y = graph.apply(Op::kGatedDeltaScan, gated_delta_attrs(c),
                       {proj, weight(mixer + "dt_bias"), weight(mixer + "A_log"),
                        weight(mixer + "norm.weight")})[0];

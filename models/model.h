@@ -1,5 +1,4 @@
-// From a ModelConfig to parameters and a forward graph. Names, shapes and initial values are the official modules'
-// (models.md sections 2.2, 2.3, 3.1, 6.1).
+// From a ModelConfig to a forward graph over its parameters (parameters.h).
 #pragma once
 
 #include <cstdint>
@@ -12,48 +11,18 @@
 #include "models/checkpoint.h"
 #include "models/graph.h"
 #include "models/model_config.h"
+#include "models/parameters.h"
 
 namespace statelab {
-
-/// How a parameter is drawn.
-enum class Init {
-  kUniform,  ///< U(-scale, scale)
-  kNormal,   ///< N(0, scale^2)
-  kOnes,
-  kDtBias,       ///< inverse softplus of dt0, dt0 log-uniform in [dt_min, dt_max], at least 1e-4
-  kLogUniformA,  ///< log U(1, 16)
-  kLogUniformA0  ///< log U(0, 16): Gated DeltaNet's
-};
-
-struct ParameterSpec {
-  std::string
-      name;  ///< as in the official state_dict, e.g. "backbone.layers.0.mixer.in_proj.weight"
-  Shape shape;
-  Init init = Init::kUniform;
-  double scale = 1;
-  bool decays = true;  ///< weight decay applies (models.md section 2.5)
-};
-
-/// All trained parameters, in state_dict order. The configuration must be valid.
-std::vector<ParameterSpec> parameter_specs(const ModelConfig& config);
-int64_t parameter_count(const ModelConfig& config);
-
-/// Initial values of one parameter, computed in double on the host. The draw is keyed by the parameter's name, so a
-/// parameter that two models share starts equal in both.
-std::vector<double> initial_values(const ParameterSpec& spec, const ModelConfig& config,
-                                   uint32_t seed);
 
 /// Attributes of the mixer's scan for this configuration.
 Mamba3ScanAttrs mamba3_attrs(const ModelConfig& config);
 Mamba2ScanAttrs mamba2_attrs(const ModelConfig& config);
-/// gated_delta_net and delta_net.
-/// Deviates: the authors' layer projects q, k, v, gate, a and b each by itself; here their rows stand in this order in
-/// in_proj.weight, those of the convolutions in conv1d.weight, and all start from the initialiser of the other mixers instead
-/// of N(0, 0.02^2), so that models differ in the mixer alone.
-GatedDeltaScanAttrs gated_delta_attrs(const ModelConfig& config);
+GatedDeltaScanAttrs gated_delta_attrs(const ModelConfig& config);  ///< gated_delta_net, delta_net
 
-/// The configuration as this device computes it. A CUDA device always scans by chunks, of the size that its memory on chip
-/// holds: 64, 32 or 16 tokens, at most `chunk_size`; `scan: recurrent` asks for the smallest. Parameters stay the same.
+/// The configuration as this device computes it. A CUDA device scans by chunks, of the size that its memory on chip holds: 64, 32
+/// or 16 tokens, 32 or 16 for the delta rules; the largest that is not above `chunk_size`, at least 16. `scan: recurrent` asks for
+/// the smallest. An LSTM has no chunks and stays as it is. Parameters stay the same.
 ModelConfig computed_on(const ComputeDevice& device, ModelConfig config);
 
 /// A value between the layers' parameters that inspection may read.

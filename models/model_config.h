@@ -45,6 +45,9 @@ struct ModelConfig {
 
   int d_inner() const { return expand * d_model; }
   int nheads() const { return d_inner() / headdim; }
+  bool is_delta_rule() const { return mixer == "gated_delta_net" || mixer == "delta_net"; }
+  /// Of the short convolution, where there is one: x, B and C, or q, k and v.
+  int conv_channels() const { return d_inner() + 2 * ngroups * d_state; }
   int padded_vocab() const {
     return (vocab_size + pad_vocab_multiple - 1) / pad_vocab_multiple * pad_vocab_multiple;
   }

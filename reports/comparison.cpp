@@ -205,8 +205,7 @@ void add_notes(Table& table, const CompareOptions& options, const std::vector<Ru
 
 std::vector<std::string> key_cells(const RunGroup& group, const std::vector<std::string>& keys) {
   std::vector<std::string> values;
-  for (const std::string& key : keys)
-    values.push_back(key == "model" ? model_label(group.config) : config_value(group.config, key));
+  for (const std::string& key : keys) values.push_back(group_value(group.config, key));
   return values;
 }
 

@@ -122,4 +122,8 @@ std::string model_label(const FlatConfig& config) {
   return mixer + range;
 }
 
+std::string group_value(const FlatConfig& config, const std::string& key) {
+  return key == "model" ? model_label(config) : config_value(config, key);
+}
+
 }  // namespace statelab

@@ -33,5 +33,7 @@ std::vector<std::string> short_names(const std::vector<std::string>& keys);
 /// The field's name of the model: "mamba3", "mamba3_standard_rope", "mamba3_no_rope", "mamba2",
 /// "mamba2[-1,1]", "gated_delta_net[-1,1]", ...; the same names as in published/*.csv.
 std::string model_label(const FlatConfig& config);
+/// What a group of runs is called by this key: model_label() for "model", else the configuration's value.
+std::string group_value(const FlatConfig& config, const std::string& key);
 
 }  // namespace statelab

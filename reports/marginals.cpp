@@ -19,8 +19,7 @@ std::vector<Marginal> rows_of(Database& database, const RunFilter& filter,
   for (const std::string& key : keys) {
     for (RunGroup& group :
          load_groups(database, {.filter = filter, .keys = {key}, .solve_steps = false})) {
-      std::string value =
-          key == "model" ? model_label(group.config) : config_value(group.config, key);
+      std::string value = group_value(group.config, key);
       rows.push_back({key, std::move(value), std::move(group)});
     }
   }

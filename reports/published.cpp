@@ -148,16 +148,6 @@ std::vector<Column> published_columns(double threshold) {
           {.key = "differs_in", .title = "differs in", .block = "published"}};
 }
 
-std::vector<std::string> marks_of(const Cell& cell) {
-  std::vector<std::string> marks;
-  for (size_t begin = 0; begin < cell.marks.size();) {
-    const size_t end = std::min(cell.marks.find(',', begin), cell.marks.size());
-    marks.push_back(cell.marks.substr(begin, end - begin));
-    begin = end + 1;
-  }
-  return marks;
-}
-
 bool same_cell(const Cell& a, const Cell& b) { return a.value == b.value && a.marks == b.marks; }
 
 // Columns of one value become a note, marks that all rows share marks of the heading.
@@ -192,17 +182,17 @@ void fold_columns(Table& table) {
   }
   if (!same.empty()) table.notes.insert(table.notes.begin(), {"", "in all rows: " + same});
   for (size_t c = 0; c < table.columns.size(); ++c) {
-    for (const std::string& mark : marks_of(table.rows[0][c])) {
+    for (const std::string& mark : split_marks(table.rows[0][c].marks)) {
       const bool everywhere =
           std::all_of(table.rows.begin(), table.rows.end(), [&](const auto& row) {
-            const auto marks = marks_of(row[c]);
+            const auto marks = split_marks(row[c].marks);
             return std::find(marks.begin(), marks.end(), mark) != marks.end();
           });
       if (!everywhere) continue;
       add_mark(table.columns[c].marks, mark);
       for (auto& row : table.rows) {
         std::string kept;
-        for (const std::string& other : marks_of(row[c])) {
+        for (const std::string& other : split_marks(row[c].marks)) {
           if (other != mark) add_mark(kept, other);
         }
         row[c].marks = kept;

@@ -65,14 +65,12 @@ Report make_report(Database& database, const ReportOptions& options) {
   const RunFilter& filter = options.compare.filter;
   Report report;
   report.title = "statelab: " + filter_text(filter);
-  CompareOptions comparison = options.compare;
-  comparison.fold_levels = options.fold;
-  report.tables.push_back(compare(database, comparison));
+  report.tables.push_back(compare(database, options.compare));
   if (options.published) {
     report.tables.push_back(compare_published(database, {.filter = filter,
                                                          .source = options.source,
                                                          .threshold = options.compare.threshold,
-                                                         .fold = options.fold}));
+                                                         .fold = options.compare.fold_levels}));
   }
   Table status = sweep_status(database, filter.sweep);
   status.title = "sweeps";

@@ -19,10 +19,9 @@ struct Report {
 };
 
 struct ReportOptions {
-  CompareOptions compare = {};
-  bool published = false;   ///< with the table beside published results
-  std::string source = {};  ///< restricts it, as in PublishedOptions
-  bool fold = true;  ///< constant columns as notes, as in CompareOptions and PublishedOptions
+  CompareOptions compare = {};  ///< its fold_levels also folds the published table
+  bool published = false;       ///< with the table beside published results
+  std::string source = {};      ///< restricts it, as in PublishedOptions
 };
 
 /// Status, comparison, comparison with published results if asked for, curves, and which programs

@@ -68,8 +68,7 @@ Selection select_settings(Database& database, const SelectionOptions& options) {
   for (const RunGroup& setting : settings) {
     std::string group;
     for (const std::string& key : options.group_by) {
-      group += (group.empty() ? "" : ", ") +
-               (key == "model" ? model_label(setting.config) : config_value(setting.config, key));
+      group += (group.empty() ? "" : ", ") + group_value(setting.config, key);
     }
     for (const ScoredRun& run : setting.runs) selection.seeds.insert(run.seed);
     std::optional<Candidate> c = candidate(setting, *length);

@@ -33,6 +33,8 @@ bool fits(ColumnType type, const CellValue& value) {
   }
 }
 
+}  // namespace
+
 std::vector<std::string> split_marks(const std::string& marks) {
   std::vector<std::string> parts;
   for (size_t begin = 0; begin < marks.size();) {
@@ -42,8 +44,6 @@ std::vector<std::string> split_marks(const std::string& marks) {
   }
   return parts;
 }
-
-}  // namespace
 
 void check(const Table& table) {
   auto fail = [&](const std::string& text) {

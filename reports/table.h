@@ -71,6 +71,8 @@ void check(const Table& table);
 /// Adds the note unless one with this text is there; returns its mark ("a", "b", ..., "z", "aa",
 /// ...).
 std::string note_mark(Table& table, const std::string& text);
+/// "a,b" = {"a", "b"}.
+std::vector<std::string> split_marks(const std::string& marks);
 /// "a" + "b" = "a,b"; a mark is listed once.
 void add_mark(std::string& marks, const std::string& mark);
 

@@ -154,6 +154,7 @@ class Reader {
     } else if (kind == "run") {
       const int64_t added = insert(add_run_, text);
       counts.runs += added;
+      counts.kept += added == 0;
       find_run_.bind(1, text);
       const int64_t run = find_run_.step() ? find_run_.integer(0) : 0;
       find_run_.reset();
@@ -197,12 +198,11 @@ ResultCounts write_results(Database& database, const std::string& sweep, std::os
 ResultCounts read_results(Database& database, const std::filesystem::path& file) {
   std::ifstream in(file, std::ios::binary);
   std::string text;
-  int64_t number = 0;
+  int64_t number = 1;
   const auto fail = [&](const std::string& reason) {
     throw StoreError(file.string() + ":" + std::to_string(number) + ": " + reason,
                      StoreError::kMismatch, StoreError::kMismatch, "");
   };
-  number = 1;
   if (!in) fail("cannot be read");
   std::getline(in, text);
   if (text != std::string(kHead) + std::to_string(kResultsFormat) + "}") {

@@ -17,8 +17,10 @@ namespace statelab {
 
 inline constexpr int kResultsFormat = 1;
 
+/// What write_results() wrote, or what read_results() added.
 struct ResultCounts {
   int64_t sweeps = 0, executions = 0, runs = 0, evaluations = 0;
+  int64_t kept = 0;  ///< runs of the file that were there already; 0 when writing
 };
 
 /// Writes every run of `sweep` ("" = of the database) that is final. The same results give the same text.

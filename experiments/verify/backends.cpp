@@ -261,9 +261,10 @@ Findings backends_suite(const SuiteOptions& options) {
   });
   for (const ModelConfig& config : {big, mamba2, gated_delta_net, delta_net}) {
     checks.push_back([=] {
-      return compare_engines(config.mixer + "_scan",
-                             "batch=3 T=" + std::to_string(T) + " H=2 P=64 N=64",
-                             [&](const Engine& e) { return trace_scan(e, config, 3, T, seed); });
+      return compare_engines(
+          scan_op(config).name + (config.is_delta_rule() ? ", " + config.mixer : ""),
+          "batch=3 T=" + std::to_string(T) + " H=2 P=64 N=64",
+          [&](const Engine& e) { return trace_scan(e, config, 3, T, seed); });
     });
   }
   checks.push_back([=] {

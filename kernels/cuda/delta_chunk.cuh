@@ -71,6 +71,28 @@ struct DeltaArgs {
   }
 };
 
+/// Calls f<kPrecision, kRows, kK, kV, kThreads>() with the sizes that a kernel for `a` is compiled for, 0 = known at run time.
+template <class F>
+void with_delta_kernel(const DeltaArgs& a, Precision precision, F&& f) {
+  auto sized = [&]<Precision kPrecision>() {
+    if (a.wide()) {
+      f.template operator()<kPrecision, 32, 64, 2 * kDeltaColumns, 2 * kScanThreads>();
+    } else if (a.is_sized) {
+      f.template operator()<kPrecision, 32, 64, kDeltaColumns, kScanThreads>();
+    } else {
+      f.template operator()<kPrecision, 0, 0, 0, kScanThreads>();
+    }
+  };
+  switch (precision) {
+    case Precision::kFp32:
+      return sized.template operator()<Precision::kFp32>();
+    case Precision::kTf32:
+      return sized.template operator()<Precision::kTf32>();
+    case Precision::kBf16:
+      return sized.template operator()<Precision::kBf16>();
+  }
+}
+
 /// Sizes of a block, compile-time where not 0: padded rows, columns of K and of V.
 template <int kRows, int kK, int kV>
 struct DeltaSizes {

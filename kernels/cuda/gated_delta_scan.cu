@@ -162,17 +162,6 @@ void launch_sized(const ForwardArgs& a, int members, CUstream_st* stream) {
   check_launch("gated_delta_scan");
 }
 
-template <Precision kPrecision>
-void launch_precision(const ForwardArgs& a, int members, CUstream_st* stream) {
-  if (a.wide()) {
-    launch_sized<kPrecision, 32, 64, 2 * kDeltaColumns, 2 * kScanThreads>(a, members, stream);
-  } else if (a.is_sized) {
-    launch_sized<kPrecision, 32, 64, kDeltaColumns, kScanThreads>(a, members, stream);
-  } else {
-    launch_sized<kPrecision, 0, 0, 0, kScanThreads>(a, members, stream);
-  }
-}
-
 /// Without room in o for the rule's output there is no norm of it.
 int64_t workspace_bytes(const CallShapes& c) {
   const Shape& proj = c.in[0]->shape;
@@ -188,17 +177,10 @@ void launch(const CudaCall& call, CUstream_st* stream) {
   a.y = member_array<float>(call.out[0]);
   a.o = member_array<float>(call.out[1].data != nullptr ? call.out[1] : call.workspace);
   a.states = member_array<float>(call.out[2]);
-  switch (call.precision) {
-    case Precision::kFp32:
-      launch_precision<Precision::kFp32>(a, call.members, stream);
-      break;
-    case Precision::kTf32:
-      launch_precision<Precision::kTf32>(a, call.members, stream);
-      break;
-    case Precision::kBf16:
-      launch_precision<Precision::kBf16>(a, call.members, stream);
-      break;
-  }
+  with_delta_kernel(a, call.precision,
+                    [&]<Precision kPrecision, int kRows, int kK, int kV, int kThreads>() {
+                      launch_sized<kPrecision, kRows, kK, kV, kThreads>(a, call.members, stream);
+                    });
   if (a.y.data == nullptr) return;
   const int64_t rows = a.tokens() * a.nheads;
   delta_output_kernel<<<member_grid(ceil_div(rows, kScanWarps), call.members), kScanThreads, 0,

@@ -10,6 +10,7 @@
 #include "kernels/cuda/kernels.h"
 #include "kernels/cuda/reduce.cuh"
 #include "kernels/cuda/scan_limits.h"
+#include "kernels/cuda/shared_memory.cuh"
 
 namespace statelab::cuda {
 namespace {
@@ -366,36 +367,13 @@ void launch_sized(const BackwardArgs& a, int members, CUstream_st* stream) {
   check_launch("gated_delta_scan_bwd");
 }
 
-template <Precision kPrecision>
-void launch_precision(const BackwardArgs& a, int members, CUstream_st* stream) {
-  if (a.wide()) {
-    launch_sized<kPrecision, 32, 64, 2 * kDeltaColumns, 2 * kScanThreads>(a, members, stream);
-  } else if (a.is_sized) {
-    launch_sized<kPrecision, 32, 64, kDeltaColumns, kScanThreads>(a, members, stream);
-  } else {
-    launch_sized<kPrecision, 0, 0, 0, kScanThreads>(a, members, stream);
-  }
-}
-
-int shared_bytes_of(int device) {
-  int bytes = 0;
-  if (cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) !=
-      cudaSuccess) {
-    cudaGetLastError();  // no device is an answer here, not an error
-    bytes = 227 * 1024;
-  }
-  return bytes;
-}
-
 /// For workspace_bytes() and launch() alike, since the tiles size the workspace: wide blocks only where they fit.
 BackwardArgs backward_args(const GatedDeltaScanAttrs& attrs, const Shape& proj) {
   BackwardArgs a(attrs, proj);
-  int device = 0;
-  if (cudaGetDevice(&device) != cudaSuccess) cudaGetLastError();
   const int wide_bytes =
       backward_bytes<Precision::kFp32, 32, 64, 2 * kDeltaColumns, 2 * kScanThreads>(
           a.rows, a.d_state, a.tile_columns);
-  if (a.wide() && wide_bytes > shared_bytes_of(device)) a.narrow();
+  if (a.wide() && wide_bytes > shared_bytes_per_block()) a.narrow();
   return a;
 }
 
@@ -422,17 +400,10 @@ void launch(const CudaCall& call, CUstream_st* stream) {
     delta_norm_kernel<2><<<norm_grid, kScanThreads, 0, stream>>>(a);
   }
   check_launch("gated_delta_scan_bwd");
-  switch (call.precision) {
-    case Precision::kFp32:
-      launch_precision<Precision::kFp32>(a, call.members, stream);
-      break;
-    case Precision::kTf32:
-      launch_precision<Precision::kTf32>(a, call.members, stream);
-      break;
-    case Precision::kBf16:
-      launch_precision<Precision::kBf16>(a, call.members, stream);
-      break;
-  }
+  with_delta_kernel(a, call.precision,
+                    [&]<Precision kPrecision, int kRows, int kK, int kV, int kThreads>() {
+                      launch_sized<kPrecision, kRows, kK, kV, kThreads>(a, call.members, stream);
+                    });
   const dim3 tail_grid = member_grid(2 * a.tail_blocks(), call.members);
   if (a.d_state == 64 && a.vectors) {
     delta_tail_kernel<64><<<tail_grid, kScanThreads, 0, stream>>>(a);
@@ -461,7 +432,8 @@ std::string limit(const CallShapes& c) {
 
 bool fits_shared(int headdim, int d_state, int chunk, int device) {
   return backward_bytes<Precision::kFp32, 0, 0, 0, kScanThreads>(
-             round16(chunk), d_state, std::min(headdim, kDeltaColumns)) <= shared_bytes_of(device);
+             round16(chunk), d_state, std::min(headdim, kDeltaColumns)) <=
+         shared_bytes_per_block(device);
 }
 
 }  // namespace

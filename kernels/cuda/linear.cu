@@ -188,16 +188,23 @@ void launch_product(const LinearArgs& p, int splits, int members, Precision prec
 
 int64_t elements(const Operand& x) { return x.stride_bytes / static_cast<int64_t>(sizeof(float)); }
 
-void launch_fwd(const CudaCall& call, CUstream_st* stream) {
-  const Shape &x = *call.in[0].shape, &w = *call.in[1].shape;
+/// Of the op's first operand, its rows, with the second.
+RowProduct row_product(const CudaCall& call, int k, int n, int weight_n, int weight_k) {
   RowProduct q{};
   q.x = call.in[0].at<const float>(0), q.x_member = elements(call.in[0]);
   q.weight = call.in[1].at<const float>(0), q.weight_member = elements(call.in[1]);
   q.y = call.out[0].at<float>(0), q.y_member = elements(call.out[0]);
-  q.rows = x.rows(), q.k = w[1], q.n = w[0], q.weight_n = w[1], q.weight_k = 1;
+  q.rows = call.in[0].shape->rows(), q.k = k, q.n = n;
+  q.weight_n = weight_n, q.weight_k = weight_k;
+  return q;
+}
+
+void launch_fwd(const CudaCall& call, CUstream_st* stream) {
+  const Shape& w = *call.in[1].shape;
+  const RowProduct q = row_product(call, w[1], w[0], w[1], 1);
   if (launch_row_product(q, call.members, call.precision, stream)) return;
   LinearArgs p{};
-  p.a = {q.x, q.x_member, x.rows(), w[1]};
+  p.a = {q.x, q.x_member, q.rows, w[1]};
   p.b = {q.weight, q.weight_member, w[0], w[1]};
   p.c = q.y, p.c_member = q.y_member;
   p.k = p.split_k = w[1];
@@ -205,15 +212,11 @@ void launch_fwd(const CudaCall& call, CUstream_st* stream) {
 }
 
 void launch_bwd_x(const CudaCall& call, CUstream_st* stream) {
-  const Shape &dy = *call.in[0].shape, &w = *call.in[1].shape;
-  RowProduct q{};
-  q.x = call.in[0].at<const float>(0), q.x_member = elements(call.in[0]);
-  q.weight = call.in[1].at<const float>(0), q.weight_member = elements(call.in[1]);
-  q.y = call.out[0].at<float>(0), q.y_member = elements(call.out[0]);
-  q.rows = dy.rows(), q.k = w[0], q.n = w[1], q.weight_n = 1, q.weight_k = w[1];
+  const Shape& w = *call.in[1].shape;
+  const RowProduct q = row_product(call, w[0], w[1], 1, w[1]);
   if (launch_row_product(q, call.members, call.precision, stream)) return;
   LinearArgs p{};
-  p.a = {q.x, q.x_member, dy.rows(), w[0]};
+  p.a = {q.x, q.x_member, q.rows, w[0]};
   p.b = {q.weight, q.weight_member, w[1], w[1]};
   p.c = q.y, p.c_member = q.y_member;
   p.k = p.split_k = w[0];

@@ -11,6 +11,7 @@
 #include "kernels/cuda/check.cuh"
 #include "kernels/cuda/linear_stream.h"
 #include "kernels/cuda/row_tile.cuh"
+#include "kernels/cuda/shared_memory.cuh"
 
 namespace statelab::cuda {
 namespace {
@@ -159,11 +160,7 @@ bool start(const ReduceArgs& a, int64_t runs, int members, CUstream_st* stream) 
       (kPrecision == Precision::kTf32 ? 8 : 4) * a.tile_rows * (a.pitch_dy + a.pitch_x);
   const int bytes = std::max(tiles_bytes, (a.r_groups - 1) * a.m_groups * a.n_groups * kM * kN * 4 *
                                               kWarp * static_cast<int>(sizeof(float)));
-  int device = 0, most = 0;
-  check(cudaGetDevice(&device), "cudaGetDevice");
-  check(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
-        "cudaDeviceGetAttribute");
-  if (bytes > most) return false;
+  if (bytes > shared_bytes_per_block()) return false;
   const auto kernel = reduce_rows<kPrecision>;
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
         "cudaFuncSetAttribute");

@@ -19,6 +19,7 @@
 #include "kernels/cuda/kernels.h"
 #include "kernels/cuda/product.cuh"
 #include "kernels/cuda/reduce.cuh"
+#include "kernels/cuda/shared_memory.cuh"
 
 namespace statelab::cuda::lstm {
 
@@ -59,17 +60,6 @@ struct Plan {
            (backward ? 2 : 1) * tiles * kUnits * kSequences * 4;
   }
 };
-
-inline int shared_limit() {
-  int device = 0, bytes = 0;
-  if (cudaGetDevice(&device) != cudaSuccess ||
-      cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) !=
-          cudaSuccess) {
-    cudaGetLastError();  // no device is an answer here, not an error
-    bytes = 227 * 1024;
-  }
-  return bytes;
-}
 
 // ---- weights as fragments
 
@@ -281,7 +271,7 @@ void launch_steps(const CudaCall& call, LstmArgs p, const Operand& weight, const
   p.hidden = plan.hidden, p.tiles = plan.tiles, p.rounds = plan.rounds;
   p.fragments = plan.fragments(precision), p.row_bytes = plan.row_bytes(precision);
   const int step = plan.step_bytes(precision, kBackward), column = plan.tiles * kGates * kFragment;
-  p.on_chip = std::clamp((shared_limit() - step) / column, 0, p.fragments);
+  p.on_chip = std::clamp((shared_bytes_per_block() - step) / column, 0, p.fragments);
   const int shared = step + p.on_chip * column;
   const PackArgs pack{slices<const float>(weight),
                       workspace.data,
@@ -311,7 +301,7 @@ inline std::string limit(const CallShapes& c) {
            std::to_string(hidden);
   }
   const bool backward = c.op == Op::kLstmBwd;
-  const int limit = shared_limit();
+  const int limit = shared_bytes_per_block();
   if (Plan(hidden).step_bytes(Precision::kFp32, backward) <= limit) return {};
   int fits = hidden;
   while (fits > 1 && Plan(fits).step_bytes(Precision::kFp32, backward) > limit) --fits;

@@ -8,6 +8,7 @@
 #include "kernels/cuda/kernels.h"
 #include "kernels/cuda/mamba3_tiles.h"
 #include "kernels/cuda/scan_limits.h"
+#include "kernels/cuda/shared_memory.cuh"
 
 namespace statelab::cuda {
 namespace {
@@ -638,12 +639,7 @@ std::string scan_limit(int headdim, int d_state, int chunk_size) {
 namespace statelab {
 
 int cuda_chunk_size(int headdim, int d_state, int chunk_size, int device) {
-  int shared_bytes = 0;
-  if (cudaDeviceGetAttribute(&shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) !=
-      cudaSuccess) {
-    cudaGetLastError();  // no device is an answer here, not an error
-    shared_bytes = 227 * 1024;
-  }
+  const int shared_bytes = cuda::shared_bytes_per_block(device);
   int size = cuda::kMaxChunk;
   for (; size > 16; size /= 2) {
     cuda::ScanDims d{};

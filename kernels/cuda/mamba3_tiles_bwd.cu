@@ -6,6 +6,7 @@
 //
 // What heads share - the gradients of B, C and the angles - is summed in dproj itself, by the same thread head after head.
 #include "kernels/cuda/mamba3_tiles.cuh"
+#include "kernels/cuda/shared_memory.cuh"
 
 namespace statelab::cuda {
 namespace {
@@ -719,11 +720,7 @@ void launch_sized(const Mamba3Args& a, int members, CUstream_st* stream) {
 bool tiled(const Mamba3ScanAttrs& a, Precision precision) {
   if (precision == Precision::kFp32 || a.headdim != kTiledHead || a.d_state != kTiledHead)
     return false;
-  int device = 0, shared_bytes = 0;
-  check(cudaGetDevice(&device), "cudaGetDevice");
-  check(cudaDeviceGetAttribute(&shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
-        "cudaDeviceGetAttribute");
-  return Places<true>::kDstate + Places<true>::kTile <= shared_bytes;
+  return Places<true>::kDstate + Places<true>::kTile <= shared_bytes_per_block();
 }
 
 void launch_tiled_backward(const Mamba3Args& a, bool split, int members, CUstream_st* stream) {

@@ -40,7 +40,7 @@ std::vector<S> model_logits(const ModelConfig& config, const Parameters<S>& para
       add(mamba3_block(config, parameters, layer + "mixer.", normed, batch, seqlen));
     } else if (config.mixer == "mamba2") {
       add(mamba2_block(config, parameters, layer + "mixer.", normed, batch, seqlen));
-    } else if (config.mixer == "gated_delta_net" || config.mixer == "delta_net") {
+    } else if (config.is_delta_rule()) {
       add(delta_rule_block(config, parameters, layer + "mixer.", normed, batch, seqlen));
     } else if (config.mixer == "lstm") {
       add(lstm_block(config, parameters, layer + "mixer.", normed, batch, seqlen));

@@ -117,7 +117,9 @@ TEST_P(CudaBits, OfNeighboursSurviveADivergedMember) {
     EXPECT_TRUE(frozen.weights[i].data == before.weights[i].data) << frozen.weights[i].name;
 }
 
-INSTANTIATE_TEST_SUITE_P(Training, CudaBits, ::testing::Values("mamba3", "mamba2", "lstm"),
+INSTANTIATE_TEST_SUITE_P(Training, CudaBits,
+                         ::testing::Values("mamba3", "mamba2", "gated_delta_net", "delta_net",
+                                           "lstm"),
                          [](const auto& p) { return std::string(p.param); });
 
 struct Variant {
