@@ -90,10 +90,25 @@ TEST_F(ResultsFile, ReadingTwiceChangesNothing) {
   RunStore a(file("a.db")), b(file("b.db"));
   finish(a, 0);
   const auto path = written(text_of(a.database()));
-  read_results(b.database(), path);
+  EXPECT_EQ(read_results(b.database(), path).kept, 0);
   const ResultCounts again = read_results(b.database(), path);
   EXPECT_EQ(again.runs + again.sweeps + again.executions + again.evaluations, 0);
+  EXPECT_EQ(again.kept, 1);
   EXPECT_EQ(count(b.database(), "SELECT count(*) FROM evaluations"), 3);
+}
+
+TEST_F(ResultsFile, RunsAreCountedHoweverTheirLinesAreSpaced) {
+  RunStore a(file("a.db")), b(file("b.db"));
+  finish(a, 0);
+  std::string text = text_of(a.database());
+  const std::string begin = "\n{\"run\":";
+  ASSERT_NE(text.find(begin), std::string::npos);
+  text.replace(text.find(begin), begin.size(), "\n{ \"run\": ");
+  const auto path = written(text);
+  const ResultCounts first = read_results(b.database(), path);
+  EXPECT_EQ(first.runs, 1);
+  EXPECT_EQ(first.kept, 0);
+  EXPECT_EQ(read_results(b.database(), path).kept, 1);
 }
 
 TEST_F(ResultsFile, MayHoldOneSweepAndNoUnfinishedRun) {
