@@ -219,6 +219,34 @@ struct RawRows {
       }
     }
   }
+  /// One row by the whole warp, lane l its pair l; the lanes meet after the wait.
+  template <bool kVectors>
+  __device__ __forceinline__ void fetch_row(int row, const float* from) const {
+    const uint32_t to = base + static_cast<uint32_t>(row * (kTiledHead * 4) + ((row & 7) << 5));
+    const int lane = lane_id();
+    if constexpr (kVectors) {
+      copy_async<8>(to ^ static_cast<uint32_t>(8 * lane), from + 2 * lane);
+    } else {
+      copy_async<4>(to ^ static_cast<uint32_t>(4 * lane), from + lane);
+      copy_async<4>(to ^ static_cast<uint32_t>(4 * lane + 128), from + lane + 32);
+    }
+  }
+  /// One row, at a multiple of 16 bytes, by the half of the warp that this lane is in.
+  __device__ __forceinline__ void fetch_half_warp(int row, const float* from) const {
+    const uint32_t to = base + static_cast<uint32_t>(row * (kTiledHead * 4) + ((row & 7) << 5));
+    const int piece = lane_id() % 16;
+    copy_async<16>(to ^ static_cast<uint32_t>(16 * piece), from + 4 * piece);
+  }
+  /// Columns 2 pair and 2 pair + 1 of a row.
+  __device__ __forceinline__ float2 load_pair(int row, int pair) const {
+    const uint32_t from = base + static_cast<uint32_t>(row * (kTiledHead * 4) + ((row & 7) << 5));
+    float2 out;
+    asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];"
+                 : "=f"(out.x), "=f"(out.y)
+                 : "r"(from ^ static_cast<uint32_t>(8 * pair))
+                 : "memory");
+    return out;
+  }
   __device__ __forceinline__ QuadRow load(int row) const {
     QuadRow out;
 #pragma unroll
@@ -237,7 +265,8 @@ struct QuadRows {
   QuadRow k, q;
   float inv_k, inv_q, same;  // 1 / rms of the raw rows, 1 without a norm; k'.q'
 
-  /// Raw rows in, k' and q' out. `weights`: load_row_weights().
+  /// Raw rows in, k' and q' out, and `same` if kSame. `weights`: load_row_weights().
+  template <bool kSame = true>
   __device__ __forceinline__ void norm_and_bias(const float* weights, bool norm_k, bool norm_q,
                                                 float eps) {
     float square_k = 0, square_q = 0;
@@ -256,9 +285,23 @@ struct QuadRows {
                    bq = weight_pair(weights + 3 * kTiledHead, m);
       k.v[m].x = fmaf(k.v[m].x * inv_k, wk.x, bk.x), k.v[m].y = fmaf(k.v[m].y * inv_k, wk.y, bk.y);
       q.v[m].x = fmaf(q.v[m].x * inv_q, wq.x, bq.x), q.v[m].y = fmaf(q.v[m].y * inv_q, wq.y, bq.y);
-      same = fmaf(k.v[m].x, q.v[m].x, fmaf(k.v[m].y, q.v[m].y, same));
+      if (kSame) same = fmaf(k.v[m].x, q.v[m].x, fmaf(k.v[m].y, q.v[m].y, same));
     }
-    same = row_sum(same);
+    if (kSame) same = row_sum(same);
+  }
+
+  /// angle(m): of pair t + 4m, m < kTurned; the others stay.
+  template <int kTurned, class F>
+  __device__ __forceinline__ void rotate_pairs(F&& angle) {
+#pragma unroll
+    for (int m = 0; m < kTurned; ++m) {
+      float sine, cosine;
+      quick_sincos(angle(m), sine, cosine);
+      auto turn = [&](float2& x) {
+        x = make_float2(x.x * cosine - x.y * sine, x.x * sine + x.y * cosine);
+      };
+      turn(k.v[m]), turn(q.v[m]);
+    }
   }
 
   /// angle(m): of pair t + 4m; pairs from nangles on stay.
