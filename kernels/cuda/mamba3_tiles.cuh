@@ -219,23 +219,47 @@ struct RawRows {
       }
     }
   }
-  /// One row by the whole warp, lane l its pair l; the lanes meet after the wait.
+  /// Sixteen rows from row0 on, a multiple of 8, each by the whole warp, lane l its pair l: the lanes meet after the wait. Rows lie
+  /// `stride` floats apart; in place of those from `count` on the last one comes.
   template <bool kVectors>
-  __device__ __forceinline__ void fetch_row(int row, const float* from) const {
-    const uint32_t to = base + static_cast<uint32_t>(row * (kTiledHead * 4) + ((row & 7) << 5));
-    const int lane = lane_id();
-    if constexpr (kVectors) {
-      copy_async<8>(to ^ static_cast<uint32_t>(8 * lane), from + 2 * lane);
-    } else {
-      copy_async<4>(to ^ static_cast<uint32_t>(4 * lane), from + lane);
-      copy_async<4>(to ^ static_cast<uint32_t>(4 * lane + 128), from + lane + 32);
+  __device__ __forceinline__ void fetch_rows(int row0, const float* from, uint32_t stride,
+                                             int count) const {
+    const uint32_t lane = static_cast<uint32_t>(lane_id());
+    const uint32_t to =
+        base + static_cast<uint32_t>(row0 * (kTiledHead * 4)) + (kVectors ? 8 : 4) * lane;
+    from += (kVectors ? 2 : 1) * lane;
+#pragma unroll
+    for (int u = 0; u < 16; ++u) {
+      const uint32_t at = (to ^ static_cast<uint32_t>((u & 7) << 5)) + u * (kTiledHead * 4);
+      if constexpr (kVectors) {
+        copy_async<8>(at, from);
+      } else {
+        copy_async<4>(at, from), copy_async<4>(at ^ 128u, from + 32);
+      }
+      from += u + 1 < count ? stride : 0u;
     }
   }
-  /// One row, at a multiple of 16 bytes, by the half of the warp that this lane is in.
-  __device__ __forceinline__ void fetch_half_warp(int row, const float* from) const {
-    const uint32_t to = base + static_cast<uint32_t>(row * (kTiledHead * 4) + ((row & 7) << 5));
-    const int piece = lane_id() % 16;
-    copy_async<16>(to ^ static_cast<uint32_t>(16 * piece), from + 4 * piece);
+  /// The same of rows at multiples of 16 bytes, each by one half of the warp.
+  __device__ __forceinline__ void fetch_aligned_rows(int row0, const float* from, uint32_t stride,
+                                                     int count) const {
+    const int half = lane_id() / 16, piece = lane_id() % 16;
+    const uint32_t to =
+        base + static_cast<uint32_t>(row0 * (kTiledHead * 4) + half * (kTiledHead * 4) +
+                                     ((half << 5) ^ (16 * piece)));
+    from += 4 * piece;
+#pragma unroll
+    for (int u = 0; u < 16; u += 2) {
+      copy_async<16>((to ^ static_cast<uint32_t>((u & 7) << 5)) + u * (kTiledHead * 4),
+                     from + static_cast<uint32_t>(min(u + half, count - 1)) * stride);
+    }
+  }
+  __device__ __forceinline__ void store(int row, const QuadRow& from) const {
+#pragma unroll
+    for (int m = 0; m < kQuadPairs; ++m) {
+      asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(at(row) ^ (32u * m)), "f"(from.v[m].x),
+                   "f"(from.v[m].y)
+                   : "memory");
+    }
   }
   /// Columns 2 pair and 2 pair + 1 of a row.
   __device__ __forceinline__ float2 load_pair(int row, int pair) const {

@@ -93,16 +93,16 @@ __device__ __forceinline__ void decay(float (&score)[2][4],
   }
 }
 
-/// dq (queries) or dk (keys) of this warp's rows, then the columns of C or B.
+/// dq (queries) or dk (keys) of this warp's rows, turned back.
 template <bool kSplit, bool kVectors, int kTurned>
-__device__ __forceinline__ void queries_or_keys(TiledBackward<kSplit, kVectors, kTurned>& b) {
+__device__ __forceinline__ void queries_or_keys(const TiledBackward<kSplit, kVectors, kTurned>& b,
+                                                float (&acc)[kQuadPairs][4]) {
   using Square = HeadTile<kSplit>;
   const TiledTokens& token = b.token;
   const bool queries = b.queries;
   const int row0 = b.row0, low = b.low;
   const Square own_value = queries ? b.dout() : b.x(), other_value = queries ? b.x() : b.dout(),
                other = queries ? b.k() : b.q();
-  float acc[kQuadPairs][4] = {};
   if (queries ? !b.first : !b.last) {
     const Square from = queries ? b.state() : b.dstate_tile();
 #pragma unroll
@@ -131,7 +131,7 @@ __device__ __forceinline__ void queries_or_keys(TiledBackward<kSplit, kVectors, 
     part.set(cross[0], cross[1]);
     mma_rows(acc, part, other, block * 16);
   }
-  b.finish_rows(acc);
+  b.turn_back(acc);
 }
 
 /// dx of this warp's rows.
@@ -237,16 +237,17 @@ template <int kRounds>
 struct AngleSums {
   float later[kRounds] = {};  ///< of this lane's pairs, over the chunks done
   float sum[kRounds][4];      ///< over the lane's tokens from its first, second, .. on
-  float in[4], old[4];        ///< ang, and what earlier heads have left of its cotangent
 
   /// Of one of the lane's pairs.
   template <class Block>
-  __device__ __forceinline__ void load(const Block& b, int j) {
+  __device__ __forceinline__ static void load(const Block& b, int j, float (&in)[4],
+                                              float (&old)[4]) {
+    const float* ang = b.proj(b.a.col.ang) + j;
+    const float* dang = b.dproj(b.a.col.ang) + j;
 #pragma unroll
     for (int u = 0; u < 4; ++u) {
-      const int at = b.row(b.thread / 16 * 4 + u) * b.d.width + min(j, b.S - 1);
-      in[u] = load_here(b.proj(b.a.col.ang) + at);
-      old[u] = load_here(b.dproj(b.a.col.ang) + at, b.learned && b.h > 0);
+      const int at = b.row(b.thread / 16 * 4 + u) * b.d.width;
+      in[u] = load_here(ang + at), old[u] = load_here(dang + at, b.learned && b.h > 0);
     }
   }
 
@@ -278,7 +279,8 @@ struct AngleSums {
     for (int round = 0; round < kRounds; ++round) {
       const int j = b.thread % 16 + 16 * round;
       if (j >= b.S) continue;
-      if (round > 0) load(b, j);
+      float in[4], old[4];  // ang, and what earlier heads have left of its cotangent
+      load(b, j, in, old);
       float after = later[round], all = 0;
       if (b.learned) {
 #pragma unroll
@@ -394,7 +396,7 @@ __device__ __forceinline__ void store_head(const Block& b, const StepSums& steps
   constexpr int N = kTiledHead;
   const Mamba3Partials slot(b.d.nheads, kTiledHead, kTiledHead);
   float* partial = b.a.partials.at(blockIdx.y) + static_cast<int64_t>(blockIdx.x) * slot.width;
-  float* sums = scratch + b.warp * N + QuadRow::column(b.g);
+  float* sums = scratch + b.warp * N + 2 * b.lane;
   sums[0] = b.bias_sum.x, sums[1] = b.bias_sum.y;
   if (!b.queries) {
     float* gate = scratch + (8 + b.tile_row) * N + 2 * b.lane;
@@ -428,7 +430,7 @@ __global__ void __launch_bounds__(kScanThreads, 2)
   if (kTurned > 0 && !b.learned && b.thread < b.S)
     b.turns_of[b.thread] = static_cast<uint64_t>(standard_turns(b.thread, b.S) * 0x1p64);
   b.enter_head(0), b.enter_chunk(d.nchunks - 1);
-  b.fetch_rows();
+  b.fetch_keys_and_queries(), b.fetch_values_and_state();
 
 #pragma unroll 1
   for (int h = 0; h < d.nheads; ++h) {
@@ -452,26 +454,31 @@ __global__ void __launch_bounds__(kScanThreads, 2)
       __syncthreads();
 
       b.anew();
-      if (b.owns_rows()) queries_or_keys(b);
-      float dstate[kQuadPairs][4];
+      float dstate[kQuadPairs][4] = {}, dqk[kQuadPairs][4] = {};
       if (b.queries) {
         if (b.owns_rows()) values(b, D);
       } else if (!b.first) {
         state_cotangent(b, dstate);
       }
+      if (b.owns_rows()) queries_or_keys(b, dqk);
       __syncthreads();  // tiles have been read
 
       b.anew();
-      if (b.S > 0) angles.load(b, b.thread % 16);
+      if (b.owns_rows()) b.put_rows(dqk);
       if (!b.queries && !b.first) store_state_cotangent(b, dstate);
-      if (chunk > 0 || h + 1 < d.nheads) {
+      b.finish_rows();
+      const bool more = chunk > 0 || h + 1 < d.nheads;
+      auto fetch_next = [&](auto&& fetch) {
+        if (!more) return;
         if (chunk == 0) b.enter_head_of_rows(h + 1);
         b.enter_chunk((chunk > 0 ? chunk : d.nchunks) - 1);
-        b.fetch_rows();
+        fetch();
         b.enter_head_of_rows(h), b.enter_chunk(chunk);
-      }
+      };
+      fetch_next([&] { b.fetch_values_and_state(), b.prefetch_gates(); });
       angles.within(b);
-      __syncthreads();
+      __syncthreads();  // rows of q and k have been finished
+      fetch_next([&] { b.fetch_keys_and_queries(); });
       angles.finish(b);
       StepSums::Own own;
       if (b.warp < 2) own.read(b);
@@ -483,7 +490,7 @@ __global__ void __launch_bounds__(kScanThreads, 2)
 
   __syncthreads();
   constexpr int N = kTiledHead;
-  float* sums = b.dphi + b.warp * N + QuadRow::column(b.g);
+  float* sums = b.dphi + b.warp * N + 2 * b.lane;
   sums[0] = b.norm_sum.x, sums[1] = b.norm_sum.y;
   __syncthreads();
   const Mamba3Partials slot(d.nheads, N, N);

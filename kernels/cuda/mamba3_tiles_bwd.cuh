@@ -48,6 +48,21 @@ __device__ __forceinline__ float2 load2_here(const float* from, bool together, b
   return out;
 }
 
+/// Each of four numbers a lane becomes its sum over the warp: half the shuffles of four sums.
+__device__ __forceinline__ void warp_sums(float* x) {
+  const int lane = lane_id();
+  const bool upper = (lane & 16) != 0, odd = (lane & 8) != 0;
+  float two[2];
+#pragma unroll
+  for (int e = 0; e < 2; ++e)
+    two[e] = (upper ? x[e + 2] : x[e]) + __shfl_xor_sync(0xFFFFFFFFu, upper ? x[e] : x[e + 2], 16);
+  float one = (odd ? two[1] : two[0]) + __shfl_xor_sync(0xFFFFFFFFu, odd ? two[0] : two[1], 8);
+#pragma unroll
+  for (int step = 4; step >= 1; step /= 2) one += __shfl_xor_sync(0xFFFFFFFFu, one, step);
+#pragma unroll
+  for (int e = 0; e < 4; ++e) x[e] = __shfl_sync(0xFFFFFFFFu, one, e * 8);
+}
+
 /// What is still missing of a chunk's first token: the weight of the token before it belongs to the chunk before.
 struct Pending {
   float ddt, dgam, lam, dt, raw;
@@ -93,7 +108,7 @@ struct TiledBackward {
   int h, group, chunk, t0, length, tiles;
   bool first, last;
 
-  // Sums over the tokens of this warp's rows: of column QuadRow::column(g) and the next; gate_sum of 2 lane and the next.
+  // Sums over the tokens of this warp's rows, of columns 2 lane and 2 lane + 1.
   float2 bias_sum, norm_sum, gate_sum;
   // Keys: the cotangent of the state that leaves the chunk, channels row0 .. row0 + 15. Between its uses it waits in local memory:
   // the other phases need the registers, and the compiler would move it there one by one.
@@ -150,38 +165,46 @@ struct TiledBackward {
 
   /// The rows that this warp prepares are on their way to the places of their tiles: of B, C and the entering state, or of x and
   /// dy. A row is copied by the whole warp: wait, then meet, before reading.
-  __device__ __forceinline__ void fetch_rows() const {
-    if (owns_rows()) {
-      const RawRows to_first{base + (queries ? Place::kK : Place::kX)}, to_second{base + Place::kQ};
-      const float *first_rows = proj(queries ? a.col.B + group * N : a.col.x + h * P),
-                  *second_rows = proj(a.col.C + group * N), *dy = of_head(a.dy);
-#pragma unroll 4
-      for (int i = row0; i < row0 + 16; ++i) {
-        const int at = row(i) * d.width;
-        to_first.template fetch_row<kVectors>(i, first_rows + at);
-        if (queries) to_second.template fetch_row<kVectors>(i, second_rows + at);
-      }
-      if (!queries) {
-#pragma unroll 4
-        for (int i = row0 + lane / 16; i < row0 + 16; i += 2)
-          RawRows{base + Place::kDout}.fetch_half_warp(i, dy + row(i) * d_inner);
-      }
+  __device__ __forceinline__ void fetch_keys_and_queries() const {
+    if (!queries || !owns_rows()) return;
+    const int at = row0 * d.width;
+    RawRows{base + Place::kK}.template fetch_rows<kVectors>(row0, proj(a.col.B + group * N) + at,
+                                                            d.width, length - row0);
+    RawRows{base + Place::kQ}.template fetch_rows<kVectors>(row0, proj(a.col.C + group * N) + at,
+                                                            d.width, length - row0);
+  }
+  __device__ __forceinline__ void fetch_values_and_state() const {
+    if (!queries && owns_rows()) {
+      RawRows{base + Place::kX}.template fetch_rows<kVectors>(
+          row0, proj(a.col.x + h * P) + row0 * d.width, d.width, length - row0);
+      RawRows{base + Place::kDout}.fetch_aligned_rows(row0, of_head(a.dy) + row0 * d_inner, d_inner,
+                                                      length - row0);
     }
     if (queries && !first) {
       const float* from =
           a.states_in.at(blockIdx.y) +
           ((static_cast<int64_t>(blockIdx.x) * d.nheads + h) * d.nchunks + chunk) * (P * N);
-#pragma unroll 4
-      for (int p = row0 + lane / 16; p < row0 + 16; p += 2)
-        RawRows{base + Place::kState}.fetch_half_warp(p, from + p * N);
+      RawRows{base + Place::kState}.fetch_aligned_rows(row0, from + row0 * N, N, 16);
     }
   }
 
+  /// What prepare_values() will read first from memory comes into the second level of the cache.
+  __device__ __forceinline__ void prefetch_gates() const {
+    if (queries || !owns_rows()) return;
+    const int i = row(row0 + lane % 16), half = lane / 16 * (P / 2);
+    const float *z = proj(a.col.z + h * P) + i * d.width, *o = of_head(a.o_in) + i * d_inner;
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(z + half));
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(o + half));
+    if (lane < 16) asm volatile("prefetch.global.L2 [%0];" ::"l"(z + P - 1));
+  }
+
   /// Angles of this lane's pairs of row i, zero from pair S on.
-  __device__ __forceinline__ void load_angles(float (&angle)[kTurned + 1], int i) const {
+  __device__ __forceinline__ void load_angles(float (&angle)[kTurned + 1], int i,
+                                              bool wanted = true) const {
     const float* from = angles() + (row(i) * d.nheads * S + t);
 #pragma unroll
-    for (int m = 0; m < kTurned; ++m) angle[m] = load_here(from + 4 * m, learned && t + 4 * m < S);
+    for (int m = 0; m < kTurned; ++m)
+      angle[m] = load_here(from + 4 * m, wanted && learned && t + 4 * m < S);
     if (learned) return;
 #pragma unroll
     for (int m = 0; m < kTurned; ++m) {
@@ -198,7 +221,7 @@ struct TiledBackward {
 #pragma unroll 1
     for (int part = 0; part < 2 && owns_rows(); ++part) {
       const int i = low + 8 * part;
-      if (part == 0) load_angles(next, i + 8);
+      load_angles(next, i + 8, part == 0);
       QuadRows r;
       r.k = RawRows{k().base}.load(i), r.q = RawRows{q().base}.load(i);
       __syncwarp();
@@ -232,22 +255,25 @@ struct TiledBackward {
     constexpr int kAtOnce = 4;
     const int c = 2 * lane;
     float2 z[kAtOnce], o[kAtOnce], next_z[kAtOnce], next_o[kAtOnce], weight = make_float2(1, 1);
-    const float *z_rows = proj(a.col.z + h * P) + c, *o_rows = of_head(a.o_in) + c;
-    float* dz_rows = dproj(a.col.z + h * P) + c;
-    auto load = [&](float2(&to_z)[kAtOnce], float2(&to_o)[kAtOnce], int i) {
+    const float *z_row = proj(a.col.z + h * P) + (row0 * d.width + c),
+                *o_row = of_head(a.o_in) + (row0 * d_inner + c);
+    float* dz_row = dproj(a.col.z + h * P) + (row0 * d.width + c);
+    const uint32_t width = d.width, inner = d_inner;
+    auto load = [&](float2(&to_z)[kAtOnce], float2(&to_o)[kAtOnce], int i, bool wanted) {
 #pragma unroll
       for (int u = 0; u < kAtOnce; ++u) {
-        to_z[u] = load2_here(z_rows + row(i + u) * d.width, kVectors);
-        to_o[u] = load2_here(o_rows + row(i + u) * d_inner, true);
+        to_z[u] = load2_here(z_row, kVectors, wanted), to_o[u] = load2_here(o_row, true, wanted);
+        const bool more = i + u + 1 < length;  // else the last row again
+        z_row += more ? width : 0u, o_row += more ? inner : 0u;
       }
     };
-    load(z, o, row0);
+    load(z, o, row0, true);
     if (out_norm) weight = load2_here(a.norm.at(blockIdx.y) + h * P + c, true);
     wait_all_copies();
     __syncwarp();
 #pragma unroll 1
     for (int i0 = row0; i0 < row0 + 16; i0 += kAtOnce) {
-      if (i0 + kAtOnce < row0 + 16) load(next_z, next_o, i0 + kAtOnce);
+      load(next_z, next_o, i0 + kAtOnce, i0 + kAtOnce < row0 + 16);
       float2 dy[kAtOnce], x_row[kAtOnce];
 #pragma unroll
       for (int u = 0; u < kAtOnce; ++u) {
@@ -266,8 +292,7 @@ struct TiledBackward {
         const float2 normed = make_float2(o[u].x * inverse, o[u].y * inverse);
         float2 value = make_float2(dy[u].x * z[u].x * s0, dy[u].y * z[u].y * s1);
         if (exists) {
-          store2(dz_rows + i * d.width,
-                 dy[u].x * normed.x * weight.x * s0 * (1 + z[u].x * (1 - s0)),
+          store2(dz_row, dy[u].x * normed.x * weight.x * s0 * (1 + z[u].x * (1 - s0)),
                  dy[u].y * normed.y * weight.y * s1 * (1 + z[u].y * (1 - s1)), kVectors);
         }
         if (out_norm) {
@@ -281,13 +306,14 @@ struct TiledBackward {
         Square::store_at(x().at(i, c), x_row[u].x, x_row[u].y);
         Square::store_at(dout().at(i, c), value.x, value.y);
         z[u] = next_z[u], o[u] = next_o[u];
+        dz_row += width;
       }
     }
   }
 
-  /// dq or dk of this warp's rows, in `acc`, goes through rotation, bias and norm to the columns of C or B in dproj, where heads of
-  /// a group add up.
-  __device__ __forceinline__ void finish_rows(float (&acc)[kQuadPairs][4]) {
+  /// dq or dk of this warp's rows is turned back, in place; the cotangents of the angles and the rows' products with q or k on the
+  /// way.
+  __device__ __forceinline__ void turn_back(float (&acc)[kQuadPairs][4]) const {
     const Square mine_of = queries ? q() : k();
     float *to_dphi = queries ? dphi : dphi_k, *dots = queries ? by_query : by_key;
 #pragma unroll
@@ -312,67 +338,84 @@ struct TiledBackward {
       dot = row_sum(dot);
       if (t == 0) dots[i] = dot;
     }
-    const int in_group = h % (d.nheads / d.ngroups),
-              column = (queries ? a.col.C : a.col.B) + group * N;
-    const bool normed = in_group == d.nheads / d.ngroups - 1 && (queries ? norm_q : norm_k);
-    const float *norm_weight = weights + (queries ? N : 0), *inverse = queries ? inv_q : inv_k;
-    QuadRow raw, old;  // old: what earlier heads of the group have left
-    const float* raw_rows = proj(column) + QuadRow::column(0);
-    float* rows = dproj(column) + QuadRow::column(0);
-    auto load = [&](QuadRow& to, const float* from, bool wanted) {
-#pragma unroll
-      for (int n = 0; n < kQuadPairs; ++n) to.v[n] = load2_here(from + 8 * n, kVectors, wanted);
-    };
-    load(old, rows + row(low) * d.width, in_group > 0);
-    float products[2 * kQuadPairs];
-#pragma unroll
-    for (int n = 0; n < kQuadPairs; ++n)
-      products[2 * n] = acc[n][0] + acc[n][2], products[2 * n + 1] = acc[n][1] + acc[n][3];
-    float2 sums = column_sums_of(products);
-    bias_sum.x += sums.x, bias_sum.y += sums.y;
+  }
 
-#pragma unroll
-    for (int n = 0; n < kQuadPairs; ++n) products[2 * n] = products[2 * n + 1] = 0;
+  /// Once every warp has read its tiles: this warp's rows of dq or dk wait where its rows of q or k were.
+  __device__ __forceinline__ void put_rows(const float (&acc)[kQuadPairs][4]) const {
+    const RawRows to{(queries ? q() : k()).base};
 #pragma unroll
     for (int high = 0; high < 2; ++high) {
-      const int i = low + 8 * high;
+      QuadRow of;
 #pragma unroll
       for (int n = 0; n < kQuadPairs; ++n)
-        acc[n][2 * high] += old.v[n].x, acc[n][2 * high + 1] += old.v[n].y;
-      if (normed) {
-        float dot = 0;
-        load(raw, raw_rows + row(i) * d.width, true);
-        if (high == 0) load(old, rows + row(low + 8) * d.width, in_group > 0);
-        const float inv = inverse[i];
-#pragma unroll
-        for (int n = 0; n < kQuadPairs; ++n) {
-          float &d0 = acc[n][2 * high], &d1 = acc[n][2 * high + 1];
-          const float2 w = weight_pair(norm_weight, n);
-          raw.v[n].x *= inv, raw.v[n].y *= inv;
-          if (i < length) {
-            products[2 * n] += d0 * raw.v[n].x;
-            products[2 * n + 1] += d1 * raw.v[n].y;
-          }
-          d0 *= w.x, d1 *= w.y;
-          dot = fmaf(d0, raw.v[n].x, fmaf(d1, raw.v[n].y, dot));
-        }
-        dot = row_sum(dot) * (1.0f / N);
-#pragma unroll
-        for (int n = 0; n < kQuadPairs; ++n) {
-          float &d0 = acc[n][2 * high], &d1 = acc[n][2 * high + 1];
-          d0 = inv * (d0 - raw.v[n].x * dot), d1 = inv * (d1 - raw.v[n].y * dot);
-        }
-      }
-      if (i < length) {
-#pragma unroll
-        for (int n = 0; n < kQuadPairs; ++n)
-          store2(rows + i * d.width + 8 * n, acc[n][2 * high], acc[n][2 * high + 1], kVectors);
-      }
-      if (high == 0 && !normed) load(old, rows + row(low + 8) * d.width, in_group > 0);
+        of.v[n] = make_float2(acc[n][2 * high], acc[n][2 * high + 1]);
+      to.store(low + 8 * high, of);
     }
-    if (normed) {
-      sums = column_sums_of(products);
-      norm_sum.x += sums.x, norm_sum.y += sums.y;
+    __syncwarp();
+  }
+
+  /// They go through bias and norm to the columns of C or B in dproj, where heads of a group add up. A lane has columns 2 lane and
+  /// 2 lane + 1 of a row, four rows at a time.
+  __device__ __forceinline__ void finish_rows() {
+    if (!owns_rows()) return;
+    constexpr int kAtOnce = 8;
+    const RawRows from{(queries ? q() : k()).base};
+    const int in_group = h % (d.nheads / d.ngroups),
+              column = (queries ? a.col.C : a.col.B) + group * N + 2 * lane;
+    const bool adds = in_group > 0,
+               normed = in_group == d.nheads / d.ngroups - 1 && (queries ? norm_q : norm_k);
+    const float *raw_row = proj(column) + row0 * d.width, *old_row = dproj(column) + row0 * d.width,
+                *inverse = queries ? inv_q : inv_k;
+    float* to = dproj(column) + row0 * d.width;
+    const uint32_t width = d.width;
+    const float2 w = *reinterpret_cast<const float2*>(weights + (queries ? N : 0) + 2 * lane);
+    float2 raw[kAtOnce], old[kAtOnce], next_raw[kAtOnce],
+        next_old[kAtOnce];  // old: of earlier heads
+    auto load = [&](float2(&to_raw)[kAtOnce], float2(&to_old)[kAtOnce], int i, bool wanted) {
+#pragma unroll
+      for (int u = 0; u < kAtOnce; ++u) {
+        to_old[u] = load2_here(old_row, kVectors, wanted && adds);
+        to_raw[u] = load2_here(raw_row, kVectors, wanted && normed);
+        const bool more = i + u + 1 < length;  // else the last row again
+        raw_row += more ? width : 0u, old_row += more ? width : 0u;
+      }
+    };
+    load(raw, old, row0, true);
+#pragma unroll 1
+    for (int i0 = row0; i0 < row0 + 16; i0 += kAtOnce) {
+      load(next_raw, next_old, i0 + kAtOnce, i0 + kAtOnce < row0 + 16);
+      float2 value[kAtOnce];
+#pragma unroll
+      for (int u = 0; u < kAtOnce; ++u) {
+        value[u] = from.load_pair(i0 + u, lane);
+        bias_sum.x += value[u].x, bias_sum.y += value[u].y;
+        value[u].x += old[u].x, value[u].y += old[u].y;
+      }
+      if (normed) {
+        float dots[kAtOnce];
+#pragma unroll
+        for (int u = 0; u < kAtOnce; ++u) {
+          const float inv = inverse[i0 + u];
+          raw[u].x *= inv, raw[u].y *= inv;
+          if (i0 + u < length)
+            norm_sum.x += value[u].x * raw[u].x, norm_sum.y += value[u].y * raw[u].y;
+          value[u].x *= w.x, value[u].y *= w.y;
+          dots[u] = (value[u].x * raw[u].x + value[u].y * raw[u].y) * (1.0f / N);
+        }
+        warp_sums(dots), warp_sums(dots + 4);
+#pragma unroll
+        for (int u = 0; u < kAtOnce; ++u) {
+          const float inv = inverse[i0 + u];
+          value[u].x = inv * (value[u].x - raw[u].x * dots[u]);
+          value[u].y = inv * (value[u].y - raw[u].y * dots[u]);
+        }
+      }
+#pragma unroll
+      for (int u = 0; u < kAtOnce; ++u) {
+        if (i0 + u < length) store2(to, value[u].x, value[u].y, kVectors);
+        to += width;
+        raw[u] = next_raw[u], old[u] = next_old[u];
+      }
     }
   }
 
