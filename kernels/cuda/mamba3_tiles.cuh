@@ -228,7 +228,7 @@ struct RawRows {
     const uint32_t to =
         base + static_cast<uint32_t>(row0 * (kTiledHead * 4)) + (kVectors ? 8 : 4) * lane;
     from += (kVectors ? 2 : 1) * lane;
-#pragma unroll
+#pragma unroll 8
     for (int u = 0; u < 16; ++u) {
       const uint32_t at = (to ^ static_cast<uint32_t>((u & 7) << 5)) + u * (kTiledHead * 4);
       if constexpr (kVectors) {

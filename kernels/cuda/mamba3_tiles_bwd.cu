@@ -238,16 +238,22 @@ struct AngleSums {
   float later[kRounds] = {};  ///< of this lane's pairs, over the chunks done
   float sum[kRounds][4];      ///< over the lane's tokens from its first, second, .. on
 
-  /// Of one of the lane's pairs.
+  float in[kRounds][4],
+      old[kRounds][4];  ///< ang, and what earlier heads have left of its cotangent
+
   template <class Block>
-  __device__ __forceinline__ static void load(const Block& b, int j, float (&in)[4],
-                                              float (&old)[4]) {
-    const float* ang = b.proj(b.a.col.ang) + j;
-    const float* dang = b.dproj(b.a.col.ang) + j;
+  __device__ __forceinline__ void load(const Block& b) {
 #pragma unroll
-    for (int u = 0; u < 4; ++u) {
-      const int at = b.row(b.thread / 16 * 4 + u) * b.d.width;
-      in[u] = load_here(ang + at), old[u] = load_here(dang + at, b.learned && b.h > 0);
+    for (int round = 0; round < kRounds; ++round) {
+      const int j = b.thread % 16 + 16 * round;
+      const float* ang = b.proj(b.a.col.ang) + j;
+      const float* dang = b.dproj(b.a.col.ang) + j;
+#pragma unroll
+      for (int u = 0; u < 4; ++u) {
+        const int at = b.row(b.thread / 16 * 4 + u) * b.d.width;
+        in[round][u] = load_here(ang + at, j < b.S);
+        old[round][u] = load_here(dang + at, j < b.S && b.learned && b.h > 0);
+      }
     }
   }
 
@@ -279,8 +285,6 @@ struct AngleSums {
     for (int round = 0; round < kRounds; ++round) {
       const int j = b.thread % 16 + 16 * round;
       if (j >= b.S) continue;
-      float in[4], old[4];  // ang, and what earlier heads have left of its cotangent
-      load(b, j, in, old);
       float after = later[round], all = 0;
       if (b.learned) {
 #pragma unroll
@@ -295,9 +299,9 @@ struct AngleSums {
       for (int u = 0; u < 4; ++u) {
         const int i = run * 4 + u;
         if (i >= b.length) continue;
-        const float tanh_j = quick_tanh(in[u]),
+        const float tanh_j = quick_tanh(in[round][u]),
                     angle_sum = b.learned ? after + sum[round][u] : 0.0f;
-        const float dtheta = fmaf(b.token.dt[i], angle_sum, old[u]);
+        const float dtheta = fmaf(b.token.dt[i], angle_sum, old[round][u]);
         b.dproj(b.a.col.ang)[i * b.d.width + j] =
             b.h + 1 < b.d.nheads ? dtheta : dtheta * kPi * (1 - tanh_j * tanh_j);
         through[u] = fmaf(kPi * tanh_j, angle_sum, through[u]);
@@ -476,6 +480,7 @@ __global__ void __launch_bounds__(kScanThreads, 2)
         b.enter_head_of_rows(h), b.enter_chunk(chunk);
       };
       fetch_next([&] { b.fetch_values_and_state(), b.prefetch_gates(); });
+      angles.load(b);
       angles.within(b);
       __syncthreads();  // rows of q and k have been finished
       fetch_next([&] { b.fetch_keys_and_queries(); });
