@@ -5,6 +5,8 @@
 // the fragments' layout, so that sums over a row take two shuffles and nothing passes from warp to warp.
 #pragma once
 
+#include <type_traits>
+
 #include "kernels/cuda/mamba3_tiles.h"
 #include "kernels/cuda/mma.cuh"
 
@@ -228,16 +230,19 @@ struct RawRows {
     const uint32_t to =
         base + static_cast<uint32_t>(row0 * (kTiledHead * 4)) + (kVectors ? 8 : 4) * lane;
     from += (kVectors ? 2 : 1) * lane;
-#pragma unroll 8
-    for (int u = 0; u < 16; ++u) {
-      const uint32_t at = (to ^ static_cast<uint32_t>((u & 7) << 5)) + u * (kTiledHead * 4);
-      if constexpr (kVectors) {
-        copy_async<8>(at, from);
-      } else {
-        copy_async<4>(at, from), copy_async<4>(at ^ 128u, from + 32);
+    auto copy = [&](auto whole) {
+#pragma unroll
+      for (int u = 0; u < 16; ++u) {
+        const uint32_t at = (to ^ static_cast<uint32_t>((u & 7) << 5)) + u * (kTiledHead * 4);
+        if constexpr (kVectors) {
+          copy_async<8>(at, from);
+        } else {
+          copy_async<4>(at, from), copy_async<4>(at ^ 128u, from + 32);
+        }
+        if (whole.value || u + 1 < count) from += stride;
       }
-      from += u + 1 < count ? stride : 0u;
-    }
+    };
+    count >= 16 ? copy(std::true_type{}) : copy(std::false_type{});
   }
   /// The same of rows at multiples of 16 bytes, each by one half of the warp.
   __device__ __forceinline__ void fetch_aligned_rows(int row0, const float* from, uint32_t stride,

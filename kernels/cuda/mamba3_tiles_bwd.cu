@@ -342,7 +342,7 @@ struct StepSums {
         dtrap = p.dt * (p.dgam - ddel) * p.lam * (1 - p.lam);
     }
     const float draw = ddt * sigmoidf(p.raw);
-    float* to = b.a.dproj.at(blockIdx.y) + static_cast<int64_t>(b.first_token + at) * b.d.width;
+    float* to = slice(b.a.dproj) + static_cast<int64_t>(b.first_token + at) * b.d.width;
     to[b.a.col.dd_dt + b.h] = draw;
     to[b.a.col.trap + b.h] = dtrap;
     dt_bias += draw;
@@ -399,7 +399,7 @@ template <class Block>
 __device__ __forceinline__ void store_head(const Block& b, const StepSums& steps, float* scratch) {
   constexpr int N = kTiledHead;
   const Mamba3Partials slot(b.d.nheads, kTiledHead, kTiledHead);
-  float* partial = b.a.partials.at(blockIdx.y) + static_cast<int64_t>(blockIdx.x) * slot.width;
+  float* partial = slice(b.a.partials) + static_cast<int64_t>(blockIdx.x) * slot.width;
   float* sums = scratch + b.warp * N + 2 * b.lane;
   sums[0] = b.bias_sum.x, sums[1] = b.bias_sum.y;
   if (!b.queries) {
@@ -439,7 +439,7 @@ __global__ void __launch_bounds__(kScanThreads, 2)
 #pragma unroll 1
   for (int h = 0; h < d.nheads; ++h) {
     b.enter_head(h);
-    const float bias = a.dt_bias.at(blockIdx.y)[h], D = a.D.at(blockIdx.y)[h];
+    const float bias = slice(a.dt_bias)[h], D = slice(a.D)[h];
     load_row_weights(a, static_cast<int>(blockIdx.y), h, b.weights);
     __syncthreads();
     AngleSums<kTurned == 4 ? 1 : 2> angles;
@@ -448,8 +448,8 @@ __global__ void __launch_bounds__(kScanThreads, 2)
     for (int chunk = d.nchunks - 1; chunk >= 0; --chunk) {
       b.anew(), b.enter_chunk(chunk);
       if (b.warp == kScanWarps - 1)
-        b.token.compute(a, a.proj.at(blockIdx.y) + static_cast<int64_t>(b.first_token) * d.width,
-                        bias, h, b.t0, b.length);
+        b.token.compute(a, slice(a.proj) + static_cast<int64_t>(b.first_token) * d.width, bias, h,
+                        b.t0, b.length);
       if (b.queries) {
         b.prepare_queries_and_keys();
       } else {
@@ -472,12 +472,13 @@ __global__ void __launch_bounds__(kScanThreads, 2)
       if (!b.queries && !b.first) store_state_cotangent(b, dstate);
       b.finish_rows();
       const bool more = chunk > 0 || h + 1 < d.nheads;
-      auto fetch_next = [&](auto&& fetch) {
+      auto fetch_next = [&](auto&& fetch) {  // of the chunk before, or of the next head's last one
         if (!more) return;
-        if (chunk == 0) b.enter_head_of_rows(h + 1);
+        const int in_group = b.in_group, group = b.group;
+        if (chunk == 0) b.h = h + 1, b.group += in_group + 1 == b.heads_per_group ? 1 : 0;
         b.enter_chunk((chunk > 0 ? chunk : d.nchunks) - 1);
         fetch();
-        b.enter_head_of_rows(h), b.enter_chunk(chunk);
+        b.h = h, b.group = group, b.enter_chunk(chunk);
       };
       fetch_next([&] { b.fetch_values_and_state(), b.prefetch_gates(); });
       angles.load(b);
@@ -499,7 +500,7 @@ __global__ void __launch_bounds__(kScanThreads, 2)
   sums[0] = b.norm_sum.x, sums[1] = b.norm_sum.y;
   __syncthreads();
   const Mamba3Partials slot(d.nheads, N, N);
-  float* partial = a.partials.at(blockIdx.y) + static_cast<int64_t>(blockIdx.x) * slot.width;
+  float* partial = slice(a.partials) + static_cast<int64_t>(blockIdx.x) * slot.width;
   if (b.thread < 2 * N) {
     const int n = b.thread % N;
     const float* from = b.dphi + b.thread / N * 4 * N + n;

@@ -2,6 +2,8 @@
 // (mamba3_tiles_bwd.cu). Source: models.md sections 3.9 and 3.10.
 #pragma once
 
+#include <type_traits>
+
 #include "kernels/cuda/mamba3_tiles.cuh"
 
 namespace statelab::cuda {
@@ -68,6 +70,12 @@ struct Pending {
   float ddt, dgam, lam, dt, raw;
 };
 
+/// The block's member's slice of an array that is there.
+template <class T>
+__device__ __forceinline__ T* slice(const MemberArray<T>& array) {
+  return array.data + array.stride * blockIdx.y;
+}
+
 /// A thread's view of its block's sequence. Warps 0 to 3 ("queries") own 16 tokens each of C and, as keys, of x; warps 4 to 7 own 16
 /// tokens of B, and of x and dy while rows are prepared, and 16 channels of the cotangent of the state.
 /// kTurned: quadruples of neighbouring pairs that may turn, 0, 4 or 8; it makes every phase a run of instructions without branches.
@@ -81,7 +89,7 @@ struct TiledBackward {
 
   const Mamba3Args& a;
   const ScanDims& d;
-  const int S, angle_row, d_inner, first_token;
+  const int S, angle_row, d_inner, first_token, heads_per_group;
   const bool learned, norm_k, norm_q, out_norm;
 
   // Shared arrays, by token unless said.
@@ -105,7 +113,7 @@ struct TiledBackward {
   bool queries;
 
   // Head and chunk.
-  int h, group, chunk, t0, length, tiles;
+  int h, group, in_group, chunk, t0, length, tiles;
   bool first, last;
 
   // Sums over the tokens of this warp's rows, of columns 2 lane and 2 lane + 1.
@@ -123,11 +131,8 @@ struct TiledBackward {
     warp = __shfl_sync(0xFFFFFFFFu, thread / kWarp, 0);  // known to be the same for the whole warp
     queries = warp < 4, tile_row = warp % 4, row0 = tile_row * 16, low = row0 + g;
   }
-  __device__ __forceinline__ void enter_head_of_rows(int of_head) {
-    h = of_head, group = h / (d.nheads / d.ngroups);
-  }
   __device__ __forceinline__ void enter_head(int of_head) {
-    enter_head_of_rows(of_head);
+    h = of_head, group = h / heads_per_group, in_group = h - group * heads_per_group;
     bias_sum = gate_sum = make_float2(0, 0);
   }
   __device__ __forceinline__ void enter_chunk(int of_chunk) {
@@ -146,17 +151,17 @@ struct TiledBackward {
   // Arrays of this sequence, from the chunk's first token on: the same for all threads. Rows past the last token are the last.
   __device__ __forceinline__ int row(int i) const { return min(i, length - 1); }
   __device__ __forceinline__ const float* proj(int column) const {
-    return a.proj.at(blockIdx.y) + static_cast<int64_t>(first_token + t0) * d.width + column;
+    return slice(a.proj) + static_cast<int64_t>(first_token + t0) * d.width + column;
   }
   __device__ __forceinline__ float* dproj(int column) const {
-    return a.dproj.at(blockIdx.y) + static_cast<int64_t>(first_token + t0) * d.width + column;
+    return slice(a.dproj) + static_cast<int64_t>(first_token + t0) * d.width + column;
   }
   /// The head's columns of dy or o.
   __device__ __forceinline__ const float* of_head(const MemberArray<const float>& array) const {
-    return array.at(blockIdx.y) + static_cast<int64_t>(first_token + t0) * d_inner + h * P;
+    return slice(array) + static_cast<int64_t>(first_token + t0) * d_inner + h * P;
   }
   __device__ __forceinline__ const float* angles() const {
-    return a.phi_in.at(blockIdx.y) + (static_cast<int64_t>(first_token + t0) * d.nheads + h) * S;
+    return slice(a.phi_in) + (static_cast<int64_t>(first_token + t0) * d.nheads + h) * S;
   }
   __device__ __forceinline__ float standard(int i, int j) const {
     const uint64_t all = static_cast<uint64_t>(t0 + row(i)) * turns_of[j];
@@ -182,7 +187,7 @@ struct TiledBackward {
     }
     if (queries && !first) {
       const float* from =
-          a.states_in.at(blockIdx.y) +
+          slice(a.states_in) +
           ((static_cast<int64_t>(blockIdx.x) * d.nheads + h) * d.nchunks + chunk) * (P * N);
       RawRows{base + Place::kState}.fetch_aligned_rows(row0, from + row0 * N, N, 16);
     }
@@ -259,21 +264,26 @@ struct TiledBackward {
                 *o_row = of_head(a.o_in) + (row0 * d_inner + c);
     float* dz_row = dproj(a.col.z + h * P) + (row0 * d.width + c);
     const uint32_t width = d.width, inner = d_inner;
-    auto load = [&](float2(&to_z)[kAtOnce], float2(&to_o)[kAtOnce], int i, bool wanted) {
+    // Between rows, as long as another one follows.
+    auto load = [&](float2(&to_z)[kAtOnce], float2(&to_o)[kAtOnce], int i) {
+      auto rows = [&](auto whole) {
 #pragma unroll
-      for (int u = 0; u < kAtOnce; ++u) {
-        to_z[u] = load2_here(z_row, kVectors, wanted), to_o[u] = load2_here(o_row, true, wanted);
-        const bool more = i + u + 1 < length;  // else the last row again
-        z_row += more ? width : 0u, o_row += more ? inner : 0u;
-      }
+        for (int u = 0; u < kAtOnce; ++u) {
+          to_z[u] = load2_here(z_row, kVectors), to_o[u] = load2_here(o_row, true);
+          if (whole.value || i + u + 1 < length) z_row += width, o_row += inner;
+        }
+      };
+      i + kAtOnce < length ? rows(std::true_type{}) : rows(std::false_type{});
     };
-    load(z, o, row0, true);
-    if (out_norm) weight = load2_here(a.norm.at(blockIdx.y) + h * P + c, true);
+    load(z, o, row0);
+    if (out_norm) weight = load2_here(slice(a.norm) + h * P + c, true);
     wait_all_copies();
     __syncwarp();
 #pragma unroll 1
     for (int i0 = row0; i0 < row0 + 16; i0 += kAtOnce) {
-      load(next_z, next_o, i0 + kAtOnce, i0 + kAtOnce < row0 + 16);
+#pragma unroll
+      for (int u = 0; u < kAtOnce; ++u) next_z[u] = next_o[u] = make_float2(0, 0);
+      if (i0 + kAtOnce < row0 + 16) load(next_z, next_o, i0 + kAtOnce);
       float2 dy[kAtOnce], x_row[kAtOnce];
 #pragma unroll
       for (int u = 0; u < kAtOnce; ++u) {
@@ -355,15 +365,14 @@ struct TiledBackward {
   }
 
   /// They go through bias and norm to the columns of C or B in dproj, where heads of a group add up. A lane has columns 2 lane and
-  /// 2 lane + 1 of a row, four rows at a time.
+  /// 2 lane + 1 of a row, eight rows at a time.
   __device__ __forceinline__ void finish_rows() {
     if (!owns_rows()) return;
     constexpr int kAtOnce = 8;
     const RawRows from{(queries ? q() : k()).base};
-    const int in_group = h % (d.nheads / d.ngroups),
-              column = (queries ? a.col.C : a.col.B) + group * N + 2 * lane;
+    const int column = (queries ? a.col.C : a.col.B) + group * N + 2 * lane;
     const bool adds = in_group > 0,
-               normed = in_group == d.nheads / d.ngroups - 1 && (queries ? norm_q : norm_k);
+               normed = in_group == heads_per_group - 1 && (queries ? norm_q : norm_k);
     const float *raw_row = proj(column) + row0 * d.width, *old_row = dproj(column) + row0 * d.width,
                 *inverse = queries ? inv_q : inv_k;
     float* to = dproj(column) + row0 * d.width;
@@ -371,19 +380,27 @@ struct TiledBackward {
     const float2 w = *reinterpret_cast<const float2*>(weights + (queries ? N : 0) + 2 * lane);
     float2 raw[kAtOnce], old[kAtOnce], next_raw[kAtOnce],
         next_old[kAtOnce];  // old: of earlier heads
-    auto load = [&](float2(&to_raw)[kAtOnce], float2(&to_old)[kAtOnce], int i, bool wanted) {
+    auto load_rows = [&](float2(&to)[kAtOnce], const float*& from, int i) {
+      auto rows = [&](auto whole) {
 #pragma unroll
-      for (int u = 0; u < kAtOnce; ++u) {
-        to_old[u] = load2_here(old_row, kVectors, wanted && adds);
-        to_raw[u] = load2_here(raw_row, kVectors, wanted && normed);
-        const bool more = i + u + 1 < length;  // else the last row again
-        raw_row += more ? width : 0u, old_row += more ? width : 0u;
-      }
+        for (int u = 0; u < kAtOnce; ++u) {
+          to[u] = load2_here(from, kVectors);
+          if (whole.value || i + u + 1 < length) from += width;
+        }
+      };
+      i + kAtOnce < length ? rows(std::true_type{}) : rows(std::false_type{});
     };
-    load(raw, old, row0, true);
+    auto load = [&](float2(&to_raw)[kAtOnce], float2(&to_old)[kAtOnce], int i) {
+#pragma unroll
+      for (int u = 0; u < kAtOnce; ++u) to_raw[u] = to_old[u] = make_float2(0, 0);
+      if (i >= row0 + 16) return;
+      if (adds) load_rows(to_old, old_row, i);
+      if (normed) load_rows(to_raw, raw_row, i);
+    };
+    load(raw, old, row0);
 #pragma unroll 1
     for (int i0 = row0; i0 < row0 + 16; i0 += kAtOnce) {
-      load(next_raw, next_old, i0 + kAtOnce, i0 + kAtOnce < row0 + 16);
+      load(next_raw, next_old, i0 + kAtOnce);
       float2 value[kAtOnce];
 #pragma unroll
       for (int u = 0; u < kAtOnce; ++u) {
@@ -428,6 +445,7 @@ struct TiledBackward {
         angle_row(angle_pitch(args.nangles)),
         d_inner(args.dims.nheads * P),
         first_token(static_cast<int>(blockIdx.x) * args.dims.seqlen),
+        heads_per_group(args.dims.nheads / args.dims.ngroups),
         learned(args.rotation == Rotation::kDataDependent),
         norm_k(args.B_norm.data != nullptr),
         norm_q(args.C_norm.data != nullptr),
