@@ -259,19 +259,26 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp, 4)
         const int i = low + 8 * high;
         if (i >= length) continue;
         const QuadRow z = raw.load(i);
-        const int64_t at = (static_cast<int64_t>(b) * d.seqlen + t0 + i) * d_inner + h * kTiledHead;
+        const int64_t at = (static_cast<int64_t>(b) * d.seqlen + t0 + i) * d_inner +
+                           h * kTiledHead + QuadRow::column(0);
+        if (o != nullptr) {
+#pragma unroll
+          for (int n = 0; n < kQuadPairs; ++n)
+            store2(o + at + 8 * n, acc[n][2 * high], acc[n][2 * high + 1], true);
+        }
+        if (norm != nullptr) {
+          const float* weight = norm + h * kTiledHead + QuadRow::column(0);
+#pragma unroll
+          for (int n = 0; n < kQuadPairs; ++n) {
+            acc[n][2 * high] *= inverse[high] * weight[8 * n];
+            acc[n][2 * high + 1] *= inverse[high] * weight[8 * n + 1];
+          }
+        }
 #pragma unroll
         for (int n = 0; n < kQuadPairs; ++n) {
-          const int p = QuadRow::column(n);
-          const float o0 = acc[n][2 * high], o1 = acc[n][2 * high + 1];
-          float y0 = o0 * z.v[n].x * quick_sigmoid(z.v[n].x),
-                y1 = o1 * z.v[n].y * quick_sigmoid(z.v[n].y);
-          if (norm != nullptr) {
-            y0 *= inverse[high] * norm[h * kTiledHead + p];
-            y1 *= inverse[high] * norm[h * kTiledHead + p + 1];
-          }
-          store2(y + at + p, y0, y1, true);
-          if (o != nullptr) store2(o + at + p, o0, o1, true);
+          const float2 gate = z.v[n];
+          store2(y + at + 8 * n, acc[n][2 * high] * (gate.x * quick_sigmoid(gate.x)),
+                 acc[n][2 * high + 1] * (gate.y * quick_sigmoid(gate.y)), true);
         }
       }
     }
