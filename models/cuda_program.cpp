@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <stdexcept>
 
+#include "kernels/cuda/member_ops.h"
 #include "kernels/error.h"
 #include "models/fusion.h"
 
@@ -111,8 +112,13 @@ void CudaProgram::run(int64_t times) {
 }
 
 void CudaProgram::enqueue() const {
-  for (const CudaCall& call : calls_) {
-    if (call.op != Op::kDraw) {
+  for (size_t i = 0; i < calls_.size();) {
+    const CudaCall& call = calls_[i];
+    const size_t joined = cuda_member_ops(std::span(calls_).subspan(i));
+    i += std::max<size_t>(joined, 1);
+    if (joined > 0) {
+      launch_member_ops(std::span(calls_).subspan(i - joined, joined), stream_.handle());
+    } else if (call.op != Op::kDraw) {
       cuda_kernel(call.op).launch(call, stream_.handle());
     } else if (draw_ != nullptr) {
       enqueue_draw(call);

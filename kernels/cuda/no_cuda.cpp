@@ -1,6 +1,7 @@
 // Stands in for the CUDA backend in builds without nvcc: every question gets an honest answer, every use an error.
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/kernel.h"
+#include "kernels/cuda/member_ops.h"
 #include "kernels/cuda/run_op.h"
 #include "kernels/cuda/runtime.h"
 #include "kernels/cuda/time_op.h"
@@ -25,6 +26,8 @@ std::vector<CudaDevice> cuda_devices(std::string* reason) {
 
 const CudaKernel& cuda_kernel(Op) { refuse(); }
 std::string cuda_limit(const CallShapes&) { return kReason; }
+size_t cuda_member_ops(std::span<const CudaCall>) { return 0; }
+void launch_member_ops(std::span<const CudaCall>, CUstream_st*) { refuse(); }
 int cuda_chunk_size(int, int, int chunk_size, int) { return chunk_size; }
 int cuda_delta_chunk_size(int, int, int chunk_size, int) { return chunk_size; }
 

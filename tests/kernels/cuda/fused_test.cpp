@@ -122,7 +122,8 @@ Case head_case(int batch, int seqlen, int d, int classes, int width, int every) 
 std::vector<Case> head_cases() {
   std::vector<Case> out;
   for (const int seqlen : kSeqlens) out.push_back(head_case(3, seqlen, 64, 3, 16, 1));
-  for (const int d : {1, 7, 12, 31, 32, 34, 48, 62, 64, 100, 128, 136, 256})
+  // Not d = 1, where dh is what rounding leaves of a difference.
+  for (const int d : {2, 7, 12, 31, 32, 34, 48, 62, 64, 100, 128, 136, 256})
     out.push_back(head_case(3, 33, d, 5, 7, 2));
   for (const auto& [classes, width] :
        {std::pair{1, 1}, {2, 3}, {8, 8}, {9, 9}, {16, 24}, {17, 17}, {31, 33}, {32, 64}, {3, 130}})
