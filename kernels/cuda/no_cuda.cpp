@@ -2,6 +2,7 @@
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/kernel.h"
 #include "kernels/cuda/member_ops.h"
+#include "kernels/cuda/op_memory.h"
 #include "kernels/cuda/run_op.h"
 #include "kernels/cuda/runtime.h"
 #include "kernels/cuda/time_op.h"
@@ -35,6 +36,18 @@ std::vector<OpRun> run_op_cuda(Op, const Attributes&, const std::vector<std::vec
                                Precision, int) {
   refuse();
 }
+
+namespace cuda {
+OpMemory::OpMemory(CudaStream&, Op op, const Attributes& attributes,
+                   std::span<const std::vector<OpArray>* const>)
+    : op_(op), attributes_(attributes), members_(0) {
+  refuse();
+}
+CudaCall OpMemory::call(Precision) const { refuse(); }
+void OpMemory::launch(Precision, CudaStream&) const { refuse(); }
+OpRun OpMemory::read(CudaStream&, int) const { refuse(); }
+int64_t OpMemory::operand_bytes() const { refuse(); }
+}  // namespace cuda
 
 CudaTiming time_op_cuda(Op, const Attributes&, const std::vector<OpArray>&, int, Precision, int) {
   refuse();
