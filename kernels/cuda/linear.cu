@@ -4,6 +4,9 @@
 // bound by memory, not by arithmetic. In tf32 and bf16 the kernels of linear_stream.h read each row once; what they do not take,
 // and fp32, goes through the kernel below, whose block computes a 64 x 64 tile of one member's result. There every result
 // element is one sum in the order of k. dW sums fixed runs of rows into the workspace, then the runs in order.
+//
+// bf16 is what tf32 is here: with single bf16 operands in these products no run of 24 learned parity at d_model 32, in three tries
+// (experiments/configs/parity_sweep), and they would save 3 % of a step.
 #include <algorithm>
 #include <type_traits>
 
@@ -175,14 +178,9 @@ void launch_product(const LinearArgs& p, int splits, int members, Precision prec
   auto start = [&](auto kernel) { kernel<<<grid, kThreads, 0, stream>>>(p); };
   auto of_precision = [&](auto width) {
     constexpr int kFloats = decltype(width)::value;
-    switch (precision) {
-      case Precision::kFp32:
-        return start(product_kernel<Precision::kFp32, kAAlongK, kBAlongK, kFloats>);
-      case Precision::kTf32:
-        return start(product_kernel<Precision::kTf32, kAAlongK, kBAlongK, kFloats>);
-      case Precision::kBf16:
-        return start(product_kernel<Precision::kBf16, kAAlongK, kBAlongK, kFloats>);
-    }
+    return precision == Precision::kFp32
+               ? start(product_kernel<Precision::kFp32, kAAlongK, kBAlongK, kFloats>)
+               : start(product_kernel<Precision::kTf32, kAAlongK, kBAlongK, kFloats>);
   };
   switch (copy_width(p, kAAlongK, kBAlongK)) {
     case 4:
@@ -198,6 +196,8 @@ void launch_product(const LinearArgs& p, int splits, int members, Precision prec
 }
 
 int64_t elements(const Operand& x) { return x.stride_bytes / static_cast<int64_t>(sizeof(float)); }
+
+bool streams(const CudaCall& call) { return call.precision != Precision::kFp32; }
 
 /// Of the op's first operand, its rows, with the second.
 RowProduct row_product(const CudaCall& call, int k, int n, int weight_n, int weight_k) {
@@ -215,7 +215,7 @@ RowProduct row_product(const CudaCall& call, int k, int n, int weight_n, int wei
 void launch_fwd(const CudaCall& call, CUstream_st* stream) {
   const Shape& w = *call.in[1].shape;
   const RowProduct q = row_product(call, w[1], w[0], w[1], 1);
-  if (launch_row_product(q, call.members, call.precision, stream)) return;
+  if (streams(call) && launch_row_product(q, call.members, stream)) return;
   LinearArgs p{};
   p.a = {q.x, q.x_member, q.rows, w[1]};
   p.b = {q.weight, q.weight_member, w[0], w[1]};
@@ -228,7 +228,7 @@ void launch_fwd(const CudaCall& call, CUstream_st* stream) {
 void launch_bwd_x(const CudaCall& call, CUstream_st* stream) {
   const Shape& w = *call.in[1].shape;
   const RowProduct q = row_product(call, w[0], w[1], 1, w[1]);
-  if (launch_row_product(q, call.members, call.precision, stream)) return;
+  if (streams(call) && launch_row_product(q, call.members, stream)) return;
   LinearArgs p{};
   p.a = {q.x, q.x_member, q.rows, w[0]};
   p.b = {q.weight, q.weight_member, w[1], w[1]};
@@ -303,7 +303,7 @@ void launch_bwd_w(const CudaCall& call, CUstream_st* stream) {
   q.x = call.in[1].at<const float>(0), q.x_member = elements(call.in[1]);
   q.parts = to(parts).at<float>(0), q.parts_member = elements(to(parts));
   q.rows = dy.rows(), q.n = dy.last(), q.k = x.last();
-  if (launch_row_reduction(q, call.members, call.precision, stream)) {
+  if (streams(call) && launch_row_reduction(q, call.members, stream)) {
     if (parts == 1) return;
     sum_parts<<<member_grid(ceil_div(n, 128), call.members), 32 * kSumShares, 0, stream>>>(
         slices<const float>(call.workspace), slices<float>(call.out[0]), n, parts);

@@ -51,11 +51,9 @@ struct ReduceArgs {
   int64_t run;
 };
 
-template <Precision kPrecision>
 __global__ void __launch_bounds__(kMaxWarps* kWarp, 1)
     reduce_rows(const __grid_constant__ ReduceArgs a) {
-  constexpr bool kSplit = kPrecision == Precision::kTf32;
-  constexpr int kCount = kSplit ? 2 : 1;
+  constexpr int kCount = 2;  // hi and lo
   extern __shared__ uint4 memory[];
   const RowReduction& p = a.p;
   const int dy_plane = a.tile_rows * a.pitch_dy, x_plane = a.tile_rows * a.pitch_x;
@@ -82,8 +80,8 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp, 1)
   };
   auto split = [&](int tile) {
     const uint32_t to = shared_address(buffers) + 2 * (tile % 2 * buffer);
-    rows_dy.template split<kSplit>(tile % 2, to, dy_plane);
-    rows_x.template split<kSplit>(tile % 2, to + 2 * kCount * dy_plane, x_plane);
+    rows_dy.template split<true>(tile % 2, to, dy_plane);
+    rows_x.template split<true>(tile % 2, to + 2 * kCount * dy_plane, x_plane);
   };
   start(0);
   start(1);
@@ -98,19 +96,19 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp, 1)
   float acc[kM][kN][4] = {};
   for (int tile = 0; tile < tiles; ++tile) {
     const __nv_bfloat16* const held = buffers + tile % 2 * buffer;
-    Fragment<kSplit> left[kM];
+    Fragment<true> left[kM];
 #pragma unroll
     for (int m = 0; m < kM; ++m) {
       const uint32_t from = shared_address(held + at_dy + 16 * m);
       ldmatrix_transposed(left[m].hi, from);
-      if constexpr (kSplit) ldmatrix_transposed(left[m].lo, from + 2 * dy_plane);
+      ldmatrix_transposed(left[m].lo, from + 2 * dy_plane);
     }
 #pragma unroll
     for (int n = 0; n < kN; n += 2) {
       const uint32_t from = shared_address(held + at_x + 8 * n);
-      Fragment<kSplit> right;
+      Fragment<true> right;
       ldmatrix_transposed(right.hi, from);
-      if constexpr (kSplit) ldmatrix_transposed(right.lo, from + 2 * x_plane);
+      ldmatrix_transposed(right.lo, from + 2 * x_plane);
 #pragma unroll
       for (int m = 0; m < kM; ++m) mma_step(acc[m][n], acc[m][n + 1], left[m], right);
     }
@@ -153,20 +151,17 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp, 1)
   }
 }
 
-template <Precision kPrecision>
 bool start(const ReduceArgs& a, int64_t runs, int members, CUstream_st* stream) {
   const int tiles_bytes =
-      8 * a.tile_rows * (a.p.n + a.p.k) +
-      (kPrecision == Precision::kTf32 ? 8 : 4) * a.tile_rows * (a.pitch_dy + a.pitch_x);
+      8 * a.tile_rows * (a.p.n + a.p.k) + 8 * a.tile_rows * (a.pitch_dy + a.pitch_x);
   const int bytes = std::max(tiles_bytes, (a.r_groups - 1) * a.m_groups * a.n_groups * kM * kN * 4 *
                                               kWarp * static_cast<int>(sizeof(float)));
   if (bytes > shared_bytes_per_block()) return false;
-  const auto kernel = reduce_rows<kPrecision>;
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
+  check(cudaFuncSetAttribute(reduce_rows, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
         "cudaFuncSetAttribute");
   const dim3 grid(static_cast<unsigned>(runs), static_cast<unsigned>(members));
-  kernel<<<grid, a.m_groups * a.n_groups * a.r_groups * kWarp, static_cast<size_t>(bytes),
-           stream>>>(a);
+  reduce_rows<<<grid, a.m_groups * a.n_groups * a.r_groups * kWarp, static_cast<size_t>(bytes),
+                stream>>>(a);
   check_launch("linear_bwd_w");
   return true;
 }
@@ -178,17 +173,15 @@ int row_reduction_parts(int64_t rows, int n, int k) {
   return d.possible ? static_cast<int>(d.runs) : 0;
 }
 
-bool launch_row_reduction(const RowReduction& p, int members, Precision precision,
-                          CUstream_st* stream) {
+bool launch_row_reduction(const RowReduction& p, int members, CUstream_st* stream) {
   const Division d(p.rows, p.n, p.k);
-  if (precision == Precision::kFp32 || !d.possible) return false;
+  if (!d.possible) return false;
   ReduceArgs a{};
   a.p = p;
   a.m_groups = d.m_groups, a.n_groups = d.n_groups, a.r_groups = d.r_groups;
   a.tile_rows = d.tile_rows, a.run = d.run;
   a.pitch_dy = tile_pitch(d.m_groups * 16 * kM), a.pitch_x = tile_pitch(d.n_groups * 8 * kN);
-  return precision == Precision::kTf32 ? start<Precision::kTf32>(a, d.runs, members, stream)
-                                       : start<Precision::kBf16>(a, d.runs, members, stream);
+  return start(a, d.runs, members, stream);
 }
 
 }  // namespace statelab::cuda

@@ -100,11 +100,10 @@ __device__ __forceinline__ void leave_summed(const RowArgs& a, const float* from
   }
 }
 
-template <Precision kPrecision, int kM, int kK, Leave kLeave, bool kAdds>
+template <int kM, int kK, Leave kLeave, bool kAdds>
 __global__ void __launch_bounds__(kMaxWarps* kWarp, 1)
     row_product(const __grid_constant__ RowArgs a) {
-  constexpr bool kSplit = kPrecision == Precision::kTf32;
-  constexpr int kCount = kSplit ? 2 : 1;
+  constexpr int kCount = 2;  // hi and lo
   extern __shared__ uint4 memory[];
   const RowProduct& p = a.p;
   const int plane = a.tile_rows * a.pitch, tile_x = a.tile_rows * p.k;
@@ -133,7 +132,7 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp, 1)
   clear_columns(tiles, 2 * kCount * a.tile_rows, a.pitch, p.k);
   // Rows g, g + 8 of mma's tile are columns 2 g, 2 g + 1 of y. Indices past the end repeat the last pair: their columns of y are
   // not stored, their inner indices meet zeros of x.
-  Fragment<kSplit> weight[kM][kK];
+  Fragment<true> weight[kM][kK];
   {
     const float* w = p.weight + blockIdx.y * p.weight_member;
     auto pair = [](const float* from) { return __ldg(reinterpret_cast<const float2*>(from)); };
@@ -171,7 +170,7 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp, 1)
   }
   wait_copies<1>();
   const uint32_t tile0 = shared_address(tiles), tile_bytes = 2 * kCount * plane;
-  rows.template split<kSplit>(0, tile0, plane);
+  rows.template split<true>(0, tile0, plane);
   start(first + 2 * stride, 0);
   __syncthreads();
 
@@ -214,9 +213,9 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp, 1)
       float acc[kM][2][4] = {};
 #pragma unroll
       for (int s = 0; s < kK; ++s) {
-        Fragment<kSplit> right;
+        Fragment<true> right;
         ldmatrix(right.hi, from + 32 * s);
-        if constexpr (kSplit) ldmatrix(right.lo, from + 2 * plane + 32 * s);
+        ldmatrix(right.lo, from + 2 * plane + 32 * s);
 #pragma unroll
         for (int m = 0; m < kM; ++m) mma_step(acc[m][0], acc[m][1], weight[m][s], right);
       }
@@ -264,7 +263,7 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp, 1)
     }
     wait_copies<1>();
     if (tile + stride < a.tiles)
-      rows.template split<kSplit>(current ^ 1, tile0 + (current ^ 1) * tile_bytes, plane);
+      rows.template split<true>(current ^ 1, tile0 + (current ^ 1) * tile_bytes, plane);
     start(tile + 3 * stride, current ^ 1);
     if constexpr (kLeave == Leave::kGathered) {
       fence_gathered();
@@ -283,10 +282,10 @@ int attribute(cudaDeviceAttr which) {
   return value;
 }
 
-template <Precision kPrecision, int kM, int kK, Leave kLeave, bool kAdds>
+template <int kM, int kK, Leave kLeave, bool kAdds>
 bool start_kernel(const RowArgs& a, int bytes, int members, CUstream_st* stream) {
   const int warps = a.n_groups * a.k_groups * a.r_groups;
-  const auto kernel = row_product<kPrecision, kM, kK, kLeave, kAdds>;
+  const auto kernel = row_product<kM, kK, kLeave, kAdds>;
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
         "cudaFuncSetAttribute");
   // As many blocks as run at once; which block takes a tile decides no bit.
@@ -299,18 +298,17 @@ bool start_kernel(const RowArgs& a, int bytes, int members, CUstream_st* stream)
   return true;
 }
 
-template <Precision kPrecision, int kM, int kK, Leave kLeave>
+template <int kM, int kK, Leave kLeave>
 bool start(const RowArgs& a, int bytes, int members, CUstream_st* stream) {
-  return a.p.addend != nullptr
-             ? start_kernel<kPrecision, kM, kK, kLeave, true>(a, bytes, members, stream)
-             : start_kernel<kPrecision, kM, kK, kLeave, false>(a, bytes, members, stream);
+  return a.p.addend != nullptr ? start_kernel<kM, kK, kLeave, true>(a, bytes, members, stream)
+                               : start_kernel<kM, kK, kLeave, false>(a, bytes, members, stream);
 }
 
 int up(int a, int b) { return (a + b - 1) / b; }
 
 /// How the warps of a block share the work, each holding kM by kK fragments, and how results leave it. The number of rows decides
 /// only how many of them a block takes at once, so no bit depends on it.
-template <Precision kPrecision, int kM, int kK>
+template <int kM, int kK>
 class Division {
  public:
   explicit Division(const RowProduct& p) {
@@ -353,43 +351,32 @@ class Division {
     args.out_floats = leave == Leave::kSummed     ? args.k_groups * args.tile_rows * (kM * 16 + 4)
                       : leave == Leave::kGathered ? args.tile_rows * p.n
                                                   : 0;
-    bytes = 8 * args.out_floats + 8 * args.tile_rows * p.k +
-            (kPrecision == Precision::kTf32 ? 8 : 4) * args.tile_rows * args.pitch;
+    bytes = 8 * args.out_floats + 8 * args.tile_rows * p.k + 8 * args.tile_rows * args.pitch;
   }
 };
 
-template <Precision kPrecision, int kM, int kK>
+template <int kM, int kK>
 bool start(const RowProduct& p, int members, CUstream_st* stream) {
-  const Division<kPrecision, kM, kK> d(p);
+  const Division<kM, kK> d(p);
   if (!d.fits) return false;
   switch (d.leave) {
     case Leave::kDirectly:
-      return start<kPrecision, kM, kK, Leave::kDirectly>(d.args, d.bytes, members, stream);
+      return start<kM, kK, Leave::kDirectly>(d.args, d.bytes, members, stream);
     case Leave::kGathered:
-      return start<kPrecision, kM, kK, Leave::kGathered>(d.args, d.bytes, members, stream);
+      return start<kM, kK, Leave::kGathered>(d.args, d.bytes, members, stream);
     case Leave::kSummed:
-      if constexpr (kM == 4)
-        return start<kPrecision, kM, kK, Leave::kSummed>(d.args, d.bytes, members, stream);
+      if constexpr (kM == 4) return start<kM, kK, Leave::kSummed>(d.args, d.bytes, members, stream);
   }
   return false;
 }
 
-template <int kM, int kK>
-bool start(const RowProduct& p, int members, Precision precision, CUstream_st* stream) {
-  return precision == Precision::kTf32 ? start<Precision::kTf32, kM, kK>(p, members, stream)
-                                       : start<Precision::kBf16, kM, kK>(p, members, stream);
-}
-
 }  // namespace
 
-bool launch_row_product(const RowProduct& p, int members, Precision precision,
-                        CUstream_st* stream) {
-  if (precision == Precision::kFp32 || p.k % 2 != 0 || p.n % 2 != 0 || p.n <= 32 || p.k < 8 ||
-      p.k > 32 * kMaxWarps)
-    return false;
-  if (p.k > 32 && p.k <= 64) return start<2, 4>(p, members, precision, stream);
-  if (p.k > 64 && p.k <= 128 && p.n > 48) return start<1, 8>(p, members, precision, stream);
-  return start<4, 2>(p, members, precision, stream);
+bool launch_row_product(const RowProduct& p, int members, CUstream_st* stream) {
+  if (p.k % 2 != 0 || p.n % 2 != 0 || p.n <= 32 || p.k < 8 || p.k > 32 * kMaxWarps) return false;
+  if (p.k > 32 && p.k <= 64) return start<2, 4>(p, members, stream);
+  if (p.k > 64 && p.k <= 128 && p.n > 48) return start<1, 8>(p, members, stream);
+  return start<4, 2>(p, members, stream);
 }
 
 }  // namespace statelab::cuda

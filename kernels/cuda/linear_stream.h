@@ -1,9 +1,8 @@
-// Products of many rows with one small weight on tensor cores, each row read once: what linear.cu uses where it can.
+// Products of many rows with one small weight on tensor cores, each row read once, operands split into two bf16: what linear.cu uses
+// where it can.
 #pragma once
 
 #include <cstdint>
-
-#include "kernels/call.h"
 
 struct CUstream_st;  // cudaStream_t
 
@@ -18,8 +17,8 @@ struct RowProduct {
   int k, n, weight_n, weight_k;
 };
 
-/// False, with nothing enqueued, for shapes that it does not take: odd or narrow ones, and fp32.
-bool launch_row_product(const RowProduct& p, int members, Precision precision, CUstream_st* stream);
+/// False, with nothing enqueued, for shapes that it does not take: odd or narrow ones.
+bool launch_row_product(const RowProduct& p, int members, CUstream_st* stream);
 
 /// parts[part] (n, k) = the share of dy^T x, dy (rows, n), x (rows, k), that belongs to one part of the rows.
 struct RowReduction {
@@ -32,8 +31,7 @@ struct RowReduction {
 
 /// Parts of the rows that launch_row_reduction() writes; shapes alone decide. 0: it does not take this shape.
 int row_reduction_parts(int64_t rows, int n, int k);
-/// False, with nothing enqueued, where row_reduction_parts() is 0, and in fp32.
-bool launch_row_reduction(const RowReduction& p, int members, Precision precision,
-                          CUstream_st* stream);
+/// False, with nothing enqueued, where row_reduction_parts() is 0.
+bool launch_row_reduction(const RowReduction& p, int members, CUstream_st* stream);
 
 }  // namespace statelab::cuda
