@@ -20,14 +20,33 @@ namespace {
 
 constexpr int kSteps = kTiledHead / 16, kStateFloats = kTiledHead * kTiledHead;
 
-/// Shared memory, offsets in bytes. Step sizes of two turns (a turn: a head of a chunk): those of the one done wait for its
-/// tokens' gradients. The heads' sums are last: their number is known at run time.
+/// What a turn, a head of a chunk, leaves for the gradients of its step sizes and decays.
+struct TurnSums {
+  float* columns;  ///< (4, 64): sums of X without its diagonal over columns, by tile of rows
+  float* rows;     ///< (64): over rows, without dt
+  float *enters,
+      *leaves;  ///< (64): what passes through the states that enter and, without dt, that leave
+  float *ddiag, *selves;  ///< (64): M_ii, M_ii K_ii
+  float* across;          ///< (4): parts of <Sb, S_in>
+  static constexpr int kFloats = 9 * kMaxChunk + 4;
+  __device__ explicit TurnSums(float* p)
+      : columns(p),
+        rows(p + 4 * kMaxChunk),
+        enters(p + 5 * kMaxChunk),
+        leaves(p + 6 * kMaxChunk),
+        ddiag(p + 7 * kMaxChunk),
+        selves(p + 8 * kMaxChunk),
+        across(p + 9 * kMaxChunk) {}
+};
+
+/// Shared memory, offsets in bytes. Step sizes of the turn before, whose gradients are computed during this one's products, of this
+/// one and of the next. The heads' sums are last: their number is known at run time.
 template <bool kSplit>
 struct Places {
   static constexpr int kTile = HeadTile<kSplit>::kBytes;
   static constexpr int kQ = 0, kK = kTile, kX = 2 * kTile, kDout = 3 * kTile, kState = 4 * kTile,
                        kDstate = 5 * kTile;
-  static constexpr int kTokenFloats = 2 * StepTokens::kFloats + 8 * kMaxChunk + 4;
+  static constexpr int kTokenFloats = 3 * StepTokens::kFloats + 2 * TurnSums::kFloats + kMaxChunk;
   __host__ __device__ static int floats(const ScanDims& d) {
     return d.nchunks > 1 ? kDstate + kTile : kState;
   }
@@ -109,11 +128,7 @@ __global__ void __launch_bounds__(kScanThreads, 2)
   using Square = HeadTile<kSplit>;
   const int H = d.nheads, b = blockIdx.x, d_inner = H * P, heads_per_group = H / d.ngroups;
   float* floats = reinterpret_cast<float*>(shared + Place::floats(d));
-  // Sums of X over columns by tile of rows (4, 64) and over rows, without dt; what passes through the states that enter and,
-  // without dt, that leave; M_ii; parts of <Sb, S_in>.
-  float *column_sums = floats + 2 * StepTokens::kFloats, *row_sums = column_sums + 4 * kMaxChunk,
-        *enters = row_sums + kMaxChunk, *leaves = enters + kMaxChunk, *ddiag = leaves + kMaxChunk,
-        *across = ddiag + kMaxChunk;
+  float* same = floats + Place::kTokenFloats - kMaxChunk;  // K_ii, from the rows themselves
   float* head_sums = floats + Place::kTokenFloats;
 
   // Every phase finds out anew who it is, hidden from the compiler, which would otherwise keep addresses in registers for the
@@ -135,52 +150,52 @@ __global__ void __launch_bounds__(kScanThreads, 2)
   for (int at = thread; at < 3 * H; at += kScanThreads) head_sums[at] = 0;
 
   auto length_of = [&](int chunk) { return min(d.chunk, d.seqlen - chunk * d.chunk); };
-  auto state_rows = [&](const float* states, int64_t index) {
-    return states + index * kStateFloats;
-  };
-  auto carried_at = [&](int h) {
-    return a.carried.at(member) + (static_cast<int64_t>(b) * H + h) * kStateFloats + low * N +
+  auto chunk_row = [&](int chunk) { return static_cast<int64_t>(first_token) + chunk * d.chunk; };
+  auto carried_at = [&](int h, int row) {
+    return a.carried.at(member) + (static_cast<int64_t>(b) * H + h) * kStateFloats + row * N +
            QuadRow::column(0);
   };
-  /// Calls f(place, first row of the chunk, floats from row to row, rows, known to be aligned) for each tile that this warp brings:
-  /// C, dout and the incoming state, or B, x and the state's cotangent.
-  auto each_source = [&](int chunk, int h, auto&& f) {
-    const int length = length_of(chunk), group_column = h / heads_per_group * N;
-    const int64_t at = first_token + chunk * d.chunk, head = static_cast<int64_t>(b) * H + h;
-    const float* rows = a.proj.at(member) + at * d.width;
-    if (row0 < length) {
-      if (h % heads_per_group == 0)
-        f(queries ? Place::kQ : Place::kK, rows + (queries ? a.C : a.B) + group_column, d.width,
-          length, std::bool_constant<kVectors>());
-      if (queries) {
-        f(Place::kDout, a.dout.at(member) + at * d_inner + h * P, d_inner, length,
-          std::true_type());
-      } else {
-        f(Place::kX, rows + a.x + h * P, d.width, length, std::bool_constant<kVectors>());
-      }
+  /// One of the three tiles that this warp brings, 16 rows of each: C or B; dout or x; the state that enters or the cotangent of
+  /// the one that leaves. `rows`: 0 where there is nothing to bring.
+  struct Source {
+    uint32_t place;
+    const float* from;
+    int stride, rows;
+  };
+  auto source = [&](int which, int chunk, int h) {
+    const int64_t at = chunk_row(chunk), head = static_cast<int64_t>(b) * H + h;
+    const float* proj = a.proj.at(member) + at * d.width;
+    Source out{0, proj, d.width, row0 < length_of(chunk) ? length_of(chunk) : 0};
+    if (which == 0) {
+      out.place = queries ? Place::kQ : Place::kK;
+      out.from += (queries ? a.C : a.B) + h / heads_per_group * N;
+      if (h % heads_per_group != 0) out.rows = 0;
+    } else if (which == 1) {
+      out.place = queries ? Place::kDout : Place::kX;
+      out.from += a.x + h * P;
+      if (queries) out.from = a.dout.at(member) + at * d_inner + h * P, out.stride = d_inner;
+    } else {
+      out.place = queries ? Place::kState : Place::kDstate;
+      out.from = queries ? a.states_in.at(member) + (head * d.nchunks + chunk) * kStateFloats
+                         : a.carried.at(member) + head * kStateFloats;
+      out.stride = N, out.rows = (queries ? chunk > 0 : chunk + 1 < d.nchunks) ? N : 0;
     }
-    if (queries ? chunk > 0 : chunk + 1 < d.nchunks)
-      f(queries ? Place::kState : Place::kDstate,
-        queries ? state_rows(a.states_in.at(member), head * d.nchunks + chunk)
-                : state_rows(a.carried.at(member), head),
-        N, N, std::true_type());
+    return out;
   };
-  auto fetch = [&](int chunk, int h) {
-    each_source(chunk, h, [&](int place, const float* from, int stride, int length, auto vectors) {
-      fetch_rows<vectors.value>(base + static_cast<uint32_t>(place), row0, from, stride, length);
-    });
+  auto token_of = [&](int turn) { return StepTokens(floats + turn % 3 * StepTokens::kFloats); };
+  auto sums_of = [&](int turn) {
+    return TurnSums(floats + 3 * StepTokens::kFloats + turn % 2 * TurnSums::kFloats);
   };
-  /// f(chunk, head) of the turn after this one.
-  auto next_turn = [&](int chunk, int h, auto&& f) {
-    if (h + 1 < H) {
-      f(chunk, h + 1);
-    } else if (chunk > 0) {
-      f(chunk - 1, 0);
-    }
+  auto compute_tokens = [&](int chunk, int h, int turn) {
+    StepTokens::Raw raw;
+    raw.load(a, a.proj.at(member) + chunk_row(chunk) * d.width, a.dt_bias.at(member)[h], h,
+             length_of(chunk));
+    token_of(turn).compute(raw, -expf(a.A_log.at(member)[h]), length_of(chunk));
   };
-  auto token_of = [&](int turn) { return StepTokens(floats + turn % 2 * StepTokens::kFloats); };
   /// Gradients of a turn's step sizes and decays, by one warp, once its products are done.
-  auto finish_tokens = [&](int chunk, int h, const StepTokens& token) {
+  auto finish_tokens = [&](int chunk, int h, int turn) {
+    const StepTokens token = token_of(turn);
+    const TurnSums sums = sums_of(turn);
     const int length = length_of(chunk);
     float from[2], before[2], of_dt = 0, of_A = 0, of_D = 0, start_total[2], leave_total[2];
 #pragma unroll
@@ -189,9 +204,9 @@ __global__ void __launch_bounds__(kScanThreads, 2)
       float ended = 0;
 #pragma unroll
       for (int tile = 0; tile < kMaxBlocks; ++tile)
-        ended += tile <= i / 16 ? column_sums[tile * kMaxChunk + i] : 0.0f;
-      from[u] = i < length ? ended + enters[i] - token.dt[i] * row_sums[i] : 0.0f;
-      before[u] = i < length ? token.dt[i] * leaves[i] : 0.0f;
+        ended += tile <= i / 16 ? sums.columns[tile * kMaxChunk + i] : 0.0f;
+      from[u] = i < length ? ended + sums.enters[i] - token.dt[i] * sums.rows[i] : 0.0f;
+      before[u] = i < length ? token.dt[i] * sums.leaves[i] : 0.0f;
 #pragma unroll
       for (int step = 1; step < kWarp; step *= 2) {
         const float right = __shfl_down_sync(0xFFFFFFFFu, from[u], step),
@@ -207,9 +222,10 @@ __global__ void __launch_bounds__(kScanThreads, 2)
     const float da[2] = {from[0] + start_total[1] + before[0],
                          from[1] + leave_total[0] + before[1]};
     const float A = -expf(a.A_log.at(member)[h]);
-    const float through = chunk > 0 && chunk + 1 < d.nchunks
-                              ? *token.whole * ((across[0] + across[1]) + (across[2] + across[3]))
-                              : 0.0f;
+    const float through =
+        chunk > 0 && chunk + 1 < d.nchunks
+            ? *token.whole * ((sums.across[0] + sums.across[1]) + (sums.across[2] + sums.across[3]))
+            : 0.0f;
     float* to = a.dproj.at(member) + static_cast<int64_t>(first_token + chunk * d.chunk) * d.width +
                 a.dd_dt + h;
 #pragma unroll
@@ -217,15 +233,16 @@ __global__ void __launch_bounds__(kScanThreads, 2)
       const int i = lane + u * kWarp;
       if (i >= length) continue;
       const float of_log = A * (da[u] + through);
-      const float draw = (row_sums[i] + leaves[i] + of_log) * sigmoidf(token.raw[i]);
+      const float draw =
+          (sums.rows[i] + sums.selves[i] + sums.leaves[i] + of_log) * sigmoidf(token.raw[i]);
       to[static_cast<int64_t>(i) * d.width] = draw;
-      of_dt += draw, of_A += of_log * token.dt[i], of_D += ddiag[i];
+      of_dt += draw, of_A += of_log * token.dt[i], of_D += sums.ddiag[i];
     }
     of_dt = warp_sum(of_dt), of_A = warp_sum(of_A), of_D = warp_sum(of_D);
     if (lane == 0) head_sums[h] += of_dt, head_sums[H + h] += of_A, head_sums[2 * H + h] += of_D;
   };
-  fetch(d.nchunks - 1, 0);
-  __syncthreads();  // sums are zero
+  if (warp == 0) compute_tokens(d.nchunks - 1, 0, 0);
+  __syncthreads();  // the heads' sums are zero
 
   int turn = 0;
   for (int chunk = d.nchunks - 1; chunk >= 0; --chunk) {
@@ -239,31 +256,46 @@ __global__ void __launch_bounds__(kScanThreads, 2)
       const Square q{base + Place::kQ}, k{base + Place::kK}, x{base + Place::kX},
           dout{base + Place::kDout}, state{base + Place::kState}, dstate{base + Place::kDstate};
       const StepTokens token = token_of(turn);
+      const TurnSums sums = sums_of(turn);
 
-      // ---- while rows arrive: tokens of this turn and of the one before; then tiles
-      if (warp == kScanWarps - 2) {
-        StepTokens::Raw raw;
-        raw.load(a, a.proj.at(member) + token0 * d.width, a.dt_bias.at(member)[h], h, length);
-        token.compute(raw, -expf(a.A_log.at(member)[h]), length);
+      // ---- rows and K_ii
+#pragma unroll 1
+      for (int which = 0; which < 3; ++which) {
+        const Source of = source(which, chunk, h);
+        if (of.rows > 0) fetch_rows<kVectors>(base + of.place, row0, of.from, of.stride, of.rows);
       }
-      if (warp == kScanWarps - 1 && turn > 0)
-        finish_tokens(h > 0 ? chunk : chunk + 1, h > 0 ? h - 1 : H - 1, token_of(turn + 1));
+      const bool meets = first_of_group && !queries && row0 < length;
+#pragma unroll 1
+      for (int high = 0; meets && high < 2; ++high) {
+        const int i = low + 8 * high;
+        QuadRow met;
+        met.load<kVectors>(a.proj.at(member) + (token0 + min(i, length - 1)) * d.width + a.C +
+                           group * N);
+        wait_all_copies();
+        __syncwarp();
+        const QuadRow row = RawRows{k.base}.load(i);
+        float sum = 0;
+#pragma unroll
+        for (int m = 0; m < kQuadPairs; ++m)
+          sum = fmaf(row.v[m].x, met.v[m].x, fmaf(row.v[m].y, met.v[m].y, sum));
+        sum = row_sum(sum);
+        if (t == 0) same[i] = i < length ? sum : 0.0f;
+      }
       wait_all_copies();
       __syncwarp();
+#pragma unroll 1
+      for (int which = 0; which < 3; ++which) {
+        const Source of = source(which, chunk, h);
+        if (of.rows == 0) continue;
+        const Square tile{base + of.place};
 #pragma unroll
-      for (int high = 0; high < 2; ++high) {
-        const int i = low + 8 * high;
-        auto turn_into_tile = [&](const Square& tile, bool is_token) {
+        for (int high = 0; high < 2; ++high) {
+          const int i = low + 8 * high;
           QuadRow row = RawRows{tile.base}.load(i);
-          if (is_token && i >= length) row.clear();
+          if (i >= of.rows) row.clear();
           __syncwarp();
           row.store<kSplit>(tile, i);
-        };
-        if (row0 < length) {
-          if (first_of_group) turn_into_tile(queries ? q : k, true);
-          turn_into_tile(queries ? dout : x, true);
         }
-        if (queries ? !first : !last) turn_into_tile(queries ? state : dstate, false);
       }
       __syncthreads();
 
@@ -295,11 +327,15 @@ __global__ void __launch_bounds__(kScanThreads, 2)
                    kVectors);
         }
       };
-      if (queries && row0 < length) {
+      // In chunks of one or two tiles the warps of the others take the second pass.
+      const bool halved = tiles <= 2;
+      if (queries && (halved ? tile_row % 2 : tile_row) < tiles) {
         // ---- dq, then dx
+        const int first_pass = halved ? tile_row / 2 : 0, end_pass = halved ? first_pass + 1 : 2;
 #pragma unroll 1
-        for (int pass = 0; pass < 2; ++pass) {
+        for (int pass = first_pass; pass < end_pass; ++pass) {
           anew();
+          if (halved) tile_row %= 2, row0 = tile_row * 16, low = row0 + g;
           const bool as_keys = pass == 1;
           const Square own_tile{as_keys ? k.base : dout.base}, other{as_keys ? q.base : x.base},
               onto{as_keys ? dout.base : k.base};
@@ -316,7 +352,7 @@ __global__ void __launch_bounds__(kScanThreads, 2)
               through[0] = row_sum(row_product<kSplit>(acc, 0, q, low));
               through[1] = row_sum(row_product<kSplit>(acc, 1, q, low + 8));
             }
-            if (t == 0) enters[low] = through[0], enters[low + 8] = through[1];
+            if (t == 0) sums.enters[low] = through[0], sums.enters[low + 8] = through[1];
           } else if (!last) {
 #pragma unroll
             for (int s = 0; s < kSteps; ++s) mma_columns(acc, own[s], dstate, s * 16);
@@ -339,11 +375,11 @@ __global__ void __launch_bounds__(kScanThreads, 2)
             if (block != tile_row) {
               weigh(score, m, block, low, t);
             } else {
-              each_of_diagonal(token.within, m.sign, tile_row, low, t,
-                               [&](int n, int e, int r, int c, float T) {
-                                 T *= token.dt[as_keys ? r : c];
-                                 score[n][e] = fmaf(T, score[n][e], c == r ? D : 0.0f);
-                               });
+              each_of_diagonal(
+                  token.within, m.sign, tile_row, low, t, [&](int n, int e, int r, int c, float T) {
+                    T *= token.dt[as_keys ? r : c];
+                    score[n][e] = as_keys && c == r ? fmaf(T, same[r], D) : T * score[n][e];
+                  });
             }
             Fragment<kSplit> part;
             part.set(score[0], score[1]);
@@ -395,11 +431,14 @@ __global__ void __launch_bounds__(kScanThreads, 2)
           if (block != tile_row) {
             weigh(cross, m, block, low, t);
           } else {
-            each_of_diagonal(token.within, m.sign, tile_row, low, t,
-                             [&](int n, int e, int r, int c, float T) {
-                               if (c == r) ddiag[r] = cross[n][e];
-                               cross[n][e] *= T;
-                             });
+            each_of_diagonal(
+                token.within, m.sign, tile_row, low, t, [&](int n, int e, int r, int c, float T) {
+                  if (c == r) {
+                    sums.ddiag[r] = cross[n][e], sums.selves[r] = cross[n][e] * same[r];
+                    score[n][e] = 0;
+                  }
+                  cross[n][e] *= T;
+                });
           }
           float column[2][2];
 #pragma unroll
@@ -412,61 +451,69 @@ __global__ void __launch_bounds__(kScanThreads, 2)
               column[n][e] = fmaf(weight[0], low_X, weight[1] * high_X);
             }
           }
-          store_column_sums(column, column_sums + tile_row * kMaxChunk + block * 16);
+          store_column_sums(column, sums.columns + tile_row * kMaxChunk + block * 16);
           Fragment<kSplit> part;
           part.set(cross[0], cross[1]);
           mma_rows(acc, part, q, block * 16);
         }
         path[0] = row_sum(path[0]), path[1] = row_sum(path[1]);
         if (t == 0) {
-          row_sums[low] = path[0], row_sums[low + 8] = path[1];
-          leaves[low] = through[0], leaves[low + 8] = through[1];
+          sums.rows[low] = path[0], sums.rows[low + 8] = path[1];
+          sums.leaves[low] = through[0], sums.leaves[low + 8] = through[1];
         }
         scale_rows(acc, weight[0], weight[1]);
         add_rows(acc, a.B);
       }
       if (!queries && !first) {
         // ---- the cotangent of the state that entered
-        anew();
-        float sum[kQuadPairs][4], product = 0;
-        float* rest = carried_at(h);
-        const float whole = *token.whole;
-#pragma unroll
-        for (int high = 0; high < 2; ++high) {
-#pragma unroll
-          for (int n = 0; n < kQuadPairs; ++n) {
-            float2 before = make_float2(0, 0);
-            if (!last) before = pair_at(rest + 8 * high * N + 8 * n);
-            sum[n][2 * high] = before.x, sum[n][2 * high + 1] = before.y;
-          }
-          if (!last) product += row_product<kSplit>(sum, high, state, low + 8 * high);
-        }
-        product = warp_sum(product);
-        if (lane == 0) across[tile_row] = product;
-        scale_rows(sum, whole, whole);
+        // by the warps with few dk: tile 0 of the channels too falls to the last one.
 #pragma unroll 1
-        for (int block = 0; block < tiles; ++block) {
-          Fragment<kSplit> values = dout.fragment_transposed(row0, block * 16);
-          values.change([&](float& v0, float& v1, int column) {
-            const float2 from_start = pair_at(token.from_start + block * 16 + column);
-            v0 *= from_start.x, v1 *= from_start.y;
-          });
-          mma_rows(sum, values, q, block * 16);
-        }
+        for (int of = tile_row == 0 ? -1 : tile_row; of >= 0; of -= 3) {
+          anew();
+          const int channel0 = of * 16, channel = channel0 + g;
+          float sum[kQuadPairs][4], product = 0;
+          float* rest = carried_at(h, channel);
+          const float whole = *token.whole;
 #pragma unroll
-        for (int high = 0; high < 2; ++high) {
+          for (int high = 0; high < 2; ++high) {
 #pragma unroll
-          for (int n = 0; n < kQuadPairs; ++n)
-            store2(rest + 8 * high * N + 8 * n, sum[n][2 * high], sum[n][2 * high + 1], true);
+            for (int n = 0; n < kQuadPairs; ++n) {
+              float2 before = make_float2(0, 0);
+              if (!last) before = pair_at(rest + 8 * high * N + 8 * n);
+              sum[n][2 * high] = before.x, sum[n][2 * high + 1] = before.y;
+            }
+            if (!last) product += row_product<kSplit>(sum, high, state, channel + 8 * high);
+          }
+          product = warp_sum(product);
+          if (lane == 0) sums.across[of] = product;
+          scale_rows(sum, whole, whole);
+#pragma unroll 1
+          for (int block = 0; block < tiles; ++block) {
+            Fragment<kSplit> values = dout.fragment_transposed(channel0, block * 16);
+            values.change([&](float& v0, float& v1, int column) {
+              const float2 from_start = pair_at(token.from_start + block * 16 + column);
+              v0 *= from_start.x, v1 *= from_start.y;
+            });
+            mma_rows(sum, values, q, block * 16);
+          }
+#pragma unroll
+          for (int high = 0; high < 2; ++high) {
+#pragma unroll
+            for (int n = 0; n < kQuadPairs; ++n)
+              store2(rest + 8 * high * N + 8 * n, sum[n][2 * high], sum[n][2 * high + 1], true);
+          }
         }
       }
+      // ---- by warps with few tokens that their own meet: step sizes of the turn after and gradients of those of the turn before
+      if (!queries && tile_row == 3 && (h + 1 < H || !first))
+        compute_tokens(h + 1 < H ? chunk : chunk - 1, h + 1 < H ? h + 1 : 0, turn + 1);
+      if (!queries && tile_row == 2 && turn > 0)
+        finish_tokens(h > 0 ? chunk : chunk + 1, h > 0 ? h - 1 : H - 1, turn - 1);
       __syncthreads();  // tiles have been read
-      anew();
-      next_turn(chunk, h, fetch);
     }
   }
-  if (warp == kScanWarps - 1) {
-    finish_tokens(0, H - 1, token_of(turn + 1));
+  if (!queries && tile_row == 2) {
+    finish_tokens(0, H - 1, turn - 1);
     __syncwarp();
     float* partial = a.partials.at(member) + static_cast<int64_t>(b) * Mamba2Partials(H).width;
     for (int at = lane; at < 3 * H; at += kWarp) partial[at] = head_sums[at];
