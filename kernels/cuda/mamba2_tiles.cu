@@ -109,7 +109,7 @@ __global__ void __launch_bounds__(128 * kHeads, 4 / kHeads)
     const bool first = chunk == 0, last = chunk + 1 == d.nchunks, owns_rows = row0 < length;
 
     // ---- rows of the warp's tokens; the state that enters
-    Fragment<kSplit> q[kSteps];
+    Fragment<kSplit> q[kSteps] = {};
     float same[2] = {0, 0};
     if (owns_rows) {
       wait_all_copies();
@@ -163,39 +163,53 @@ __global__ void __launch_bounds__(128 * kHeads, 4 / kHeads)
         for (int s = 0; s < kSteps; ++s) mma_columns(acc, q[s], state, s * 16);
         scale_rows(acc, token.from_start[low], token.from_start[low + 8]);
       }
-#pragma unroll 1
-      for (int block = 0; block <= tile_row; ++block) {
-        float score[2][4] = {};
+      auto scores = [&](float(&score)[2][4], int block) {
 #pragma unroll
         for (int s = 0; s < kSteps; ++s)
           mma_step<kSplit>(score[0], score[1], q[s], k.right_transposed(s * 16, block * 16));
-        if (block < tile_row) {
-          const float whole = token.between[tile_row * 4 + block];
-          const float to_low = token.prefix[low] * whole, to_high = token.prefix[low + 8] * whole;
-#pragma unroll
-          for (int n = 0; n < 2; ++n) {
-            const float2 from = pair_at(token.weighted + block * 16 + n * 8 + 2 * t);
-            score[n][0] *= to_low * from.x, score[n][1] *= to_low * from.y;
-            score[n][2] *= to_high * from.x, score[n][3] *= to_high * from.y;
-          }
-        } else {
-#pragma unroll
-          for (int n = 0; n < 2; ++n) {
-            const int j0 = block * 16 + n * 8 + 2 * t;
-            const float2 weight = pair_at(token.dt + j0), in2 = pair_at(token.within + j0);
-#pragma unroll
-            for (int e = 0; e < 4; ++e) {
-              const int i = low + e / 2 * 8, j = j0 + e % 2;
-              const float T = quick_exp2(token.within[i] - (e % 2 ? in2.y : in2.x));
-              const float of_j = e % 2 ? weight.y : weight.x, below = T * of_j * score[n][e];
-              score[n][e] = j < i ? below : j == i ? fmaf(of_j, same[e / 2], D) : 0.0f;
-            }
-          }
-        }
+      };
+      auto add = [&](const float(&score)[2][4], int block) {
         Fragment<kSplit> p;
         p.set(score[0], score[1]);
         mma_rows(acc, p, x, block * 16);
+      };
+#pragma unroll 1
+      for (int block = 0; block < tile_row; ++block) {
+        float score[2][4] = {};
+        scores(score, block);
+        const float whole = token.between[tile_row * 4 + block];
+        const float to_low = token.prefix[low] * whole, to_high = token.prefix[low + 8] * whole;
+#pragma unroll
+        for (int n = 0; n < 2; ++n) {
+          const float2 from = pair_at(token.weighted + block * 16 + n * 8 + 2 * t);
+          score[n][0] *= to_low * from.x, score[n][1] *= to_low * from.y;
+          score[n][2] *= to_high * from.x, score[n][3] *= to_high * from.y;
+        }
+        add(score, block);
       }
+      float score[2][4] = {};
+      scores(score, tile_row);
+      QuadRow z[2] = {};  // in the registers that the queries no longer need
+      if (gates) {
+#pragma unroll
+        for (int high = 0; high < 2; ++high)
+          z[high].load<kVectors>(chunk_rows(t0) +
+                                 static_cast<int64_t>(min(low + 8 * high, length - 1)) * d.width +
+                                 column_of_head(a.z));
+      }
+#pragma unroll
+      for (int n = 0; n < 2; ++n) {
+        const int j0 = row0 + n * 8 + 2 * t;
+        const float2 weight = pair_at(token.dt + j0), in2 = pair_at(token.within + j0);
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+          const int i = low + e / 2 * 8, j = j0 + e % 2;
+          const float T = quick_exp2(token.within[i] - (e % 2 ? in2.y : in2.x));
+          const float of_j = e % 2 ? weight.y : weight.x, below = T * of_j * score[n][e];
+          score[n][e] = j < i ? below : j == i ? fmaf(of_j, same[e / 2], D) : 0.0f;
+        }
+      }
+      add(score, tile_row);
       anew();
       const int64_t token_at = static_cast<int64_t>(sequence) * d.seqlen + t0 + low;
       auto store = [&](float* to) {
@@ -214,14 +228,12 @@ __global__ void __launch_bounds__(128 * kHeads, 4 / kHeads)
 #pragma unroll
         for (int high = 0; high < 2; ++high) {
           const int i = low + 8 * high;
-          QuadRow z;
-          z.load<kVectors>(chunk_rows(t0) + static_cast<int64_t>(min(i, length - 1)) * d.width +
-                           column_of_head(a.z));
           float square = 0;
 #pragma unroll
           for (int n = 0; n < kQuadPairs; ++n) {
             float &m0 = acc[n][2 * high], &m1 = acc[n][2 * high + 1];
-            m0 *= z.v[n].x * quick_sigmoid(z.v[n].x), m1 *= z.v[n].y * quick_sigmoid(z.v[n].y);
+            const float2 z2 = z[high].v[n];
+            m0 *= z2.x * quick_sigmoid(z2.x), m1 *= z2.y * quick_sigmoid(z2.y);
             square = fmaf(m0, m0, fmaf(m1, m1, square));
           }
           inverse[high] = row_sum(square);
@@ -250,15 +262,14 @@ __global__ void __launch_bounds__(128 * kHeads, 4 / kHeads)
 
     // ---- the state that leaves
     anew();
-    const float whole = *token.whole;
-    const float* rest = rest_of(chunk);
+    float2 before[2][kQuadPairs];
 #pragma unroll
-    for (int n = 0; n < kQuadPairs; ++n) {
+    for (int high = 0; high < 2; ++high) {
+      const float* rest = rest_of(chunk) + 8 * high * kTiledHead;
 #pragma unroll
-      for (int high = 0; high < 2; ++high) {
-        float2 before = make_float2(0, 0);
-        if (!first) before = pair_at(rest + 8 * high * kTiledHead + 8 * n);
-        sum[n][2 * high] = whole * before.x, sum[n][2 * high + 1] = whole * before.y;
+      for (int n = 0; n < kQuadPairs; ++n) {
+        before[high][n] = first ? make_float2(0, 0) : pair_at(rest + 8 * n);
+        sum[n][2 * high] = sum[n][2 * high + 1] = 0;
       }
     }
 #pragma unroll 1
@@ -269,6 +280,15 @@ __global__ void __launch_bounds__(128 * kHeads, 4 / kHeads)
         v0 *= leaving.x, v1 *= leaving.y;
       });
       mma_rows(sum, values, k, block * 16);
+    }
+    const float whole = *token.whole;
+#pragma unroll
+    for (int n = 0; n < kQuadPairs; ++n) {
+#pragma unroll
+      for (int high = 0; high < 2; ++high) {
+        sum[n][2 * high] = fmaf(whole, before[high][n].x, sum[n][2 * high]);
+        sum[n][2 * high + 1] = fmaf(whole, before[high][n].y, sum[n][2 * high + 1]);
+      }
     }
     __syncthreads();  // keys, x and state have been read
     anew();

@@ -468,25 +468,18 @@ __global__ void __launch_bounds__(kScanThreads, 2)
         // ---- the cotangent of the state that entered
         // by the warps with few dk: tile 0 of the channels too falls to the last one.
 #pragma unroll 1
-        for (int of = tile_row == 0 ? -1 : tile_row; of >= 0; of -= 3) {
+        for (int of_channels = tile_row == 0 ? -1 : tile_row; of_channels >= 0; of_channels -= 3) {
           anew();
-          const int channel0 = of * 16, channel = channel0 + g;
-          float sum[kQuadPairs][4], product = 0;
+          const int channel0 = of_channels * 16, channel = channel0 + g;
           float* rest = carried_at(h, channel);
-          const float whole = *token.whole;
+          float sum[kQuadPairs][4] = {}, product = 0;
+          float2 before[2][kQuadPairs];
 #pragma unroll
           for (int high = 0; high < 2; ++high) {
 #pragma unroll
-            for (int n = 0; n < kQuadPairs; ++n) {
-              float2 before = make_float2(0, 0);
-              if (!last) before = pair_at(rest + 8 * high * N + 8 * n);
-              sum[n][2 * high] = before.x, sum[n][2 * high + 1] = before.y;
-            }
-            if (!last) product += row_product<kSplit>(sum, high, state, channel + 8 * high);
+            for (int n = 0; n < kQuadPairs; ++n)
+              before[high][n] = last ? make_float2(0, 0) : pair_at(rest + 8 * high * N + 8 * n);
           }
-          product = warp_sum(product);
-          if (lane == 0) sums.across[of] = product;
-          scale_rows(sum, whole, whole);
 #pragma unroll 1
           for (int block = 0; block < tiles; ++block) {
             Fragment<kSplit> values = dout.fragment_transposed(channel0, block * 16);
@@ -496,12 +489,20 @@ __global__ void __launch_bounds__(kScanThreads, 2)
             });
             mma_rows(sum, values, q, block * 16);
           }
+          const float whole = *token.whole;
 #pragma unroll
           for (int high = 0; high < 2; ++high) {
+            const uint32_t at = state.at(channel + 8 * high, QuadRow::column(0));
 #pragma unroll
-            for (int n = 0; n < kQuadPairs; ++n)
-              store2(rest + 8 * high * N + 8 * n, sum[n][2 * high], sum[n][2 * high + 1], true);
+            for (int n = 0; n < kQuadPairs; ++n) {
+              const float2 of = before[high][n], in = state.load_at(at ^ (16u * n));
+              product = fmaf(of.x, in.x, fmaf(of.y, in.y, product));
+              store2(rest + 8 * high * N + 8 * n, fmaf(whole, of.x, sum[n][2 * high]),
+                     fmaf(whole, of.y, sum[n][2 * high + 1]), true);
+            }
           }
+          product = warp_sum(product);
+          if (lane == 0) sums.across[of_channels] = product;
         }
       }
       // ---- by warps with few tokens that their own meet: step sizes of the turn after and gradients of those of the turn before
