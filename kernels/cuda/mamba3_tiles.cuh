@@ -5,6 +5,8 @@
 // the fragments' layout, so that sums over a row take two shuffles and nothing passes from warp to warp.
 #pragma once
 
+#include <type_traits>
+
 #include "kernels/cuda/mamba3_tiles.h"
 #include "kernels/cuda/mma.cuh"
 
@@ -219,6 +221,61 @@ struct RawRows {
       }
     }
   }
+  /// Sixteen rows from row0 on, a multiple of 8, each by the whole warp, lane l its pair l: the lanes meet after the wait. Rows lie
+  /// `stride` floats apart; in place of those from `count` on the last one comes.
+  template <bool kVectors>
+  __device__ __forceinline__ void fetch_rows(int row0, const float* from, uint32_t stride,
+                                             int count) const {
+    const uint32_t lane = static_cast<uint32_t>(lane_id());
+    const uint32_t to =
+        base + static_cast<uint32_t>(row0 * (kTiledHead * 4)) + (kVectors ? 8 : 4) * lane;
+    from += (kVectors ? 2 : 1) * lane;
+    auto copy = [&](auto whole) {
+#pragma unroll
+      for (int u = 0; u < 16; ++u) {
+        const uint32_t at = (to ^ static_cast<uint32_t>((u & 7) << 5)) + u * (kTiledHead * 4);
+        if constexpr (kVectors) {
+          copy_async<8>(at, from);
+        } else {
+          copy_async<4>(at, from), copy_async<4>(at ^ 128u, from + 32);
+        }
+        if (whole.value || u + 1 < count) from += stride;
+      }
+    };
+    count >= 16 ? copy(std::true_type{}) : copy(std::false_type{});
+  }
+  /// The same of rows at multiples of 16 bytes, each by one half of the warp.
+  __device__ __forceinline__ void fetch_aligned_rows(int row0, const float* from, uint32_t stride,
+                                                     int count) const {
+    const int half = lane_id() / 16, piece = lane_id() % 16;
+    const uint32_t to =
+        base + static_cast<uint32_t>(row0 * (kTiledHead * 4) + half * (kTiledHead * 4) +
+                                     ((half << 5) ^ (16 * piece)));
+    from += 4 * piece;
+#pragma unroll
+    for (int u = 0; u < 16; u += 2) {
+      copy_async<16>((to ^ static_cast<uint32_t>((u & 7) << 5)) + u * (kTiledHead * 4),
+                     from + static_cast<uint32_t>(min(u + half, count - 1)) * stride);
+    }
+  }
+  __device__ __forceinline__ void store(int row, const QuadRow& from) const {
+#pragma unroll
+    for (int m = 0; m < kQuadPairs; ++m) {
+      asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(at(row) ^ (32u * m)), "f"(from.v[m].x),
+                   "f"(from.v[m].y)
+                   : "memory");
+    }
+  }
+  /// Columns 2 pair and 2 pair + 1 of a row.
+  __device__ __forceinline__ float2 load_pair(int row, int pair) const {
+    const uint32_t from = base + static_cast<uint32_t>(row * (kTiledHead * 4) + ((row & 7) << 5));
+    float2 out;
+    asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];"
+                 : "=f"(out.x), "=f"(out.y)
+                 : "r"(from ^ static_cast<uint32_t>(8 * pair))
+                 : "memory");
+    return out;
+  }
   __device__ __forceinline__ QuadRow load(int row) const {
     QuadRow out;
 #pragma unroll
@@ -237,7 +294,8 @@ struct QuadRows {
   QuadRow k, q;
   float inv_k, inv_q, same;  // 1 / rms of the raw rows, 1 without a norm; k'.q'
 
-  /// Raw rows in, k' and q' out. `weights`: load_row_weights().
+  /// Raw rows in, k' and q' out, and `same` if kSame. `weights`: load_row_weights().
+  template <bool kSame = true>
   __device__ __forceinline__ void norm_and_bias(const float* weights, bool norm_k, bool norm_q,
                                                 float eps) {
     float square_k = 0, square_q = 0;
@@ -256,9 +314,23 @@ struct QuadRows {
                    bq = weight_pair(weights + 3 * kTiledHead, m);
       k.v[m].x = fmaf(k.v[m].x * inv_k, wk.x, bk.x), k.v[m].y = fmaf(k.v[m].y * inv_k, wk.y, bk.y);
       q.v[m].x = fmaf(q.v[m].x * inv_q, wq.x, bq.x), q.v[m].y = fmaf(q.v[m].y * inv_q, wq.y, bq.y);
-      same = fmaf(k.v[m].x, q.v[m].x, fmaf(k.v[m].y, q.v[m].y, same));
+      if (kSame) same = fmaf(k.v[m].x, q.v[m].x, fmaf(k.v[m].y, q.v[m].y, same));
     }
-    same = row_sum(same);
+    if (kSame) same = row_sum(same);
+  }
+
+  /// angle(m): of pair t + 4m, m < kTurned; the others stay.
+  template <int kTurned, class F>
+  __device__ __forceinline__ void rotate_pairs(F&& angle) {
+#pragma unroll
+    for (int m = 0; m < kTurned; ++m) {
+      float sine, cosine;
+      quick_sincos(angle(m), sine, cosine);
+      auto turn = [&](float2& x) {
+        x = make_float2(x.x * cosine - x.y * sine, x.x * sine + x.y * cosine);
+      };
+      turn(k.v[m]), turn(q.v[m]);
+    }
   }
 
   /// angle(m): of pair t + 4m; pairs from nangles on stay.

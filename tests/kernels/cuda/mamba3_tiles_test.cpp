@@ -240,12 +240,42 @@ TEST_F(Mamba3Tiles, WaitForTheirRowsWhenTheDeviceIsBusy) {
       return run_op_cuda(Op::kMamba3Scan, c.attributes, std::vector<Arrays>(8, in), precision);
     };
     const auto expected = run_op<double>(Op::kMamba3Scan, c.attributes, in, threads());
+    const Arrays gradient_in = backward_operands(c, in, expected);
+    const auto gradient = run_op<double>(Op::kMamba3ScanBwd, c.attributes, gradient_in, threads());
     for (const Precision precision : {Precision::kTf32, Precision::kBf16}) {
       const auto cohort = run(precision);
       expect_close(c, in, cohort[0], expected, false, precision == Precision::kTf32 ? 4e-5 : 2e-2,
                    c.name);
       for (size_t m = 1; m < cohort.size(); ++m)
         EXPECT_TRUE(same_bits(cohort[0], cohort[m])) << c.name << " member " << m;
+      const auto back = run_op_cuda(Op::kMamba3ScanBwd, c.attributes,
+                                    std::vector<Arrays>(8, gradient_in), precision);
+      expect_close(c, in, back[0], gradient, true, precision == Precision::kTf32 ? 1e-4 : 5e-2,
+                   c.name + " backward");
+      for (size_t m = 1; m < back.size(); ++m)
+        EXPECT_TRUE(same_bits(back[0], back[m])) << c.name << " backward, member " << m;
+    }
+  }
+}
+
+/// Few blocks that pass every barrier, for tools that watch each access; outputs are poisoned with NaN before.
+TEST_F(Mamba3Tiles, SmallCasesWriteEveryOutput) {
+  std::vector<Case> small = {{"small", attrs(2, 1, 16), 1, 81, {}},
+                             {"small", attrs(1, 1, 32), 1, 33, {}}};
+  small.push_back(small[0]);
+  small.back().attributes.rotation = A::Rotation::kNone;
+  for (const Case& c : small) {
+    const Arrays in = operands(c, c.name);
+    const OpRun forward = run_op<double>(Op::kMamba3Scan, c.attributes, in, threads());
+    for (const Precision precision : {Precision::kTf32, Precision::kBf16}) {
+      for (const auto& [op, operands_of_op] :
+           {std::pair{Op::kMamba3Scan, in},
+            {Op::kMamba3ScanBwd, backward_operands(c, in, forward)}}) {
+        const OpRun run = run_op_cuda(op, c.attributes, {operands_of_op}, precision)[0];
+        for (const OpArray& out : run.outputs)
+          EXPECT_TRUE(std::ranges::all_of(out.data, [](double x) { return std::isfinite(x); }))
+              << op_name(op) << " in " << precision_name(precision);
+      }
     }
   }
 }

@@ -246,7 +246,7 @@ TEST_F(CudaTraining, ModelsInDoubleAreRefused) {
 TEST_F(CudaTraining, PinsTheBitsOfTwentySteps) {
   constexpr const char* kDevice = "NVIDIA H100";
   const std::string expected =
-      "version 2\n"
+      "version 3\n"
       "mamba3 fp32 10986075612181050472\n"
       "mamba3 tf32 5246132869062637322\n"
       "mamba3 bf16 9634018598718893412\n"
