@@ -10,7 +10,6 @@
 // What the heads of a group share - B and C, whose tiles stay, and their gradients - is summed in dproj itself, by the same
 // thread head after head. The fp32 cotangents of the heads' states rest in a.carried from chunk to chunk.
 #include <algorithm>
-#include <type_traits>
 
 #include "kernels/cuda/mamba2_tiles.cuh"
 #include "kernels/cuda/shared_memory.cuh"

@@ -233,7 +233,7 @@ static __global__ void sum_partials(const PartialSums p) {
   }
 }
 
-/// Sums `count` partials of the call's workspace, from `parts` on, into outputs first .. first + outputs - 1; begins[i],
+/// Of `count` partials of the call's workspace, from `parts` on, into outputs first .. first + outputs - 1; begins[i],
 /// begins[i + 1]: the columns of output first + i.
 inline PartialSums partial_sums(const CudaCall& call, const float* parts, int count,
                                 const int* begins, int outputs, int first) {
