@@ -33,6 +33,14 @@ void expect_count(Op op, Inputs in, size_t count) {
     fail(op, "takes " + std::to_string(count) + " operands, got " + std::to_string(in.size()));
 }
 
+/// `count` operands, or one more: the addend.
+void expect_addend_count(Op op, Inputs in, size_t count) {
+  if (in.size() != count && in.size() != count + 1) {
+    fail(op, "takes " + std::to_string(count) + " or " + std::to_string(count + 1) +
+                 " operands, got " + std::to_string(in.size()));
+  }
+}
+
 void expect_positive(Op op, const char* name, int value) {
   if (value < 1) fail(op, std::string(name) + " must be at least 1, is " + std::to_string(value));
 }
@@ -244,6 +252,8 @@ const char* op_name(Op op) {
       return "cross_entropy";
     case Op::kCrossEntropyBwd:
       return "cross_entropy_bwd";
+    case Op::kHeadLoss:
+      return "head_loss";
     case Op::kScore:
       return "score";
     case Op::kGlobalNorm:
@@ -313,13 +323,15 @@ std::vector<ValueType> infer(Op op, const Attributes& attributes, Inputs in) {
       return {w};
     }
     case Op::kLinear: {
-      expect_count(op, in, 2);
+      expect_addend_count(op, in, 2);
       const ValueType &x = operand(op, in, 0, "x"), &w = operand(op, in, 1, "weight");
       if (w.shape.rank() != 2 || x.shape.rank() < 1 || x.shape.last() != w.shape[1]) {
         fail(op, "x (.., in) and weight (out, in) must agree in `in`: x " + x.shape.text() +
                      ", weight " + w.shape.text());
       }
-      return {{DType::kReal, with_last(x.shape, w.shape[0])}};
+      const Shape y = with_last(x.shape, w.shape[0]);
+      if (in.size() > 2) expect_optional(op, in, 2, "addend", y);
+      return {{DType::kReal, y}};
     }
     case Op::kLinearBwdX: {
       expect_count(op, in, 2);
@@ -342,9 +354,10 @@ std::vector<ValueType> infer(Op op, const Attributes& attributes, Inputs in) {
       expect(op, in, 1, "weight", {operand(op, in, 0, "x").shape.last()});
       return {*in[0]};
     case Op::kRmsNormBwd:
-      expect_count(op, in, 3);
+      expect_addend_count(op, in, 3);
       expect(op, in, 1, "x", operand(op, in, 0, "dy").shape);
       expect(op, in, 2, "weight", {in[1]->shape.last()});
+      if (in.size() > 3) expect_optional(op, in, 3, "addend", in[1]->shape);
       return {*in[1], *in[2]};
     case Op::kSwiglu: {
       expect_count(op, in, 1);
@@ -390,6 +403,21 @@ std::vector<ValueType> infer(Op op, const Attributes& attributes, Inputs in) {
       expect(op, in, first + 1, "targets", {logits.shape[0], logits.shape[1]}, DType::kInt32);
       if (op == Op::kCrossEntropyBwd) return {logits};
       return {{DType::kReal, kScalar}, {DType::kReal, kScalar}};
+    }
+    case Op::kHeadLoss: {
+      expect_count(op, in, 5);
+      const ValueType &h = operand(op, in, 0, "h"), &head = operand(op, in, 2, "head");
+      const int classes = std::get<HeadLossAttrs>(attributes).classes;
+      if (h.shape.rank() != 3) fail(op, "h must be (batch, seqlen, d), is " + h.shape.text());
+      if (head.shape.rank() != 2 || head.shape[1] != h.shape.last() || classes < 1 ||
+          classes > head.shape[0]) {
+        fail(op, "head must be (>= " + std::to_string(classes) + ", " +
+                     std::to_string(h.shape.last()) + "), is " + head.shape.text());
+      }
+      expect(op, in, 1, "norm", {h.shape.last()});
+      expect(op, in, 3, "targets", {h.shape[0], h.shape[1]}, DType::kInt32);
+      expect(op, in, 4, "dloss", kScalar);
+      return {{DType::kReal, kScalar}, {DType::kReal, kScalar}, h, *in[1], head};
     }
     case Op::kScore: {
       const auto& a = std::get<ScoreAttrs>(attributes);

@@ -2,7 +2,8 @@
 // that computes it, models/autodiff.cpp holds its gradient.
 //
 // Every op works on all members alike: a "shape" below is one member's shape, and batch-like leading extents are
-// called rows. An operand written [x] may be absent (kNoValue).
+// called rows. An operand written [x] may be absent (kNoValue); a last [addend] may be left out. It is added to the whole
+// result, as `add` would.
 #pragma once
 
 #include <span>
@@ -20,11 +21,11 @@ enum class Op {
   kAdd,              ///< (a, b) -> a + b
   kEmbedding,        ///< (tokens, weight) -> y
   kEmbeddingBwd,     ///< (tokens, dy, weight) -> dweight
-  kLinear,           ///< (x, weight) -> x weight^T
+  kLinear,           ///< (x, weight, [addend]) -> x weight^T [+ addend]
   kLinearBwdX,       ///< (dy, weight) -> dy weight
   kLinearBwdW,       ///< (dy, x) -> dy^T x
   kRmsNorm,          ///< (x, weight) -> y
-  kRmsNormBwd,       ///< (dy, x, weight) -> dx, dweight
+  kRmsNormBwd,       ///< (dy, x, weight, [addend]) -> dx [+ addend], dweight
   kSwiglu,           ///< (ug) -> u * silu(g)
   kSwigluBwd,        ///< (dy, ug) -> dug
   kCausalConv1d,     ///< (x, weight, [bias]) -> y
@@ -39,6 +40,7 @@ enum class Op {
   kLstmBwd,            ///< (dy, the inputs of lstm, y, gates, cells) -> the gradients of its inputs
   kCrossEntropy,     ///< (logits, targets) -> loss, accuracy
   kCrossEntropyBwd,  ///< (dloss, logits, targets) -> dlogits
+  kHeadLoss,         ///< (h, norm, head, targets, dloss) -> loss, accuracy, dh, dnorm, dhead
   kScore,            ///< (logits, targets, pass, counts) updates counts
   kGlobalNorm,       ///< (g_1 .. g_n) -> sqrt(sum of squares)
   kSchedule,         ///< (step, settings) -> lr
@@ -148,6 +150,15 @@ struct CrossEntropyAttrs {
   int classes = 0;
 };
 
+/// head_loss: what follows the last layer of a training step, with its gradients:
+///   u = rms_norm(h, norm), logits = linear(u, head), (loss, accuracy) = cross_entropy(logits, targets); dh, dnorm, dhead are
+///   the gradients of dloss * loss. A row of h without a target is not read, its dh is zero.
+///   h, dh (batch, seqlen, d); norm (d); head (padded classes, d)
+struct HeadLossAttrs {
+  double eps = 1e-5;  ///< of the norm
+  int classes = 0;
+};
+
 /// score: what an evaluation counts. Row b of pass p is sample p * batch + b; samples from `samples` on are left out.
 /// The answer is the first argmax over columns [legal_begin, legal_end); the loss is over columns [0, classes).
 ///   counts (f64) [Score's sums, then per position, seqlen each: total, correct, prefix], exact integers but the loss
@@ -199,7 +210,7 @@ struct AdamWAttrs {
 using Attributes =
     std::variant<std::monostate, DrawAttrs, ConstantAttrs, RmsNormAttrs, CausalConv1dAttrs,
                  Mamba3ScanAttrs, Mamba2ScanAttrs, GatedDeltaScanAttrs, LstmAttrs,
-                 CrossEntropyAttrs, ScoreAttrs, ScheduleAttrs, AdamWAttrs>;
+                 CrossEntropyAttrs, HeadLossAttrs, ScoreAttrs, ScheduleAttrs, AdamWAttrs>;
 
 struct ValueType {
   DType dtype = DType::kReal;

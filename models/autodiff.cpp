@@ -26,9 +26,10 @@ Ids rule(Graph& g, const Node& node, const Ids& dout, const std::vector<char>& w
     case Op::kEmbedding:
       return {kNoValue, g.apply1(Op::kEmbeddingBwd, {}, {in[0], dy, in[1]})};
     case Op::kLinear: {
-      Ids d = {kNoValue, kNoValue};
+      Ids d(in.size(), kNoValue);
       if (wanted[0]) d[0] = g.apply1(Op::kLinearBwdX, {}, {dy, in[1]});
       if (wanted[1]) d[1] = g.apply1(Op::kLinearBwdW, {}, {dy, in[0]});
+      if (in.size() > 2) d[2] = dy;
       return d;
     }
     case Op::kRmsNorm:

@@ -72,8 +72,8 @@ Graph training_step(const CohortShape& shape, int seqlen, const ComputeDevice& d
     operands.push_back(g.state(specs[i].name + kExpAvgSq, DType::kReal, specs[i].shape));
     operands.push_back(grads[i]);
   }
-  g.apply(Op::kAdamW, adamw, operands);
   g.apply(Op::kMetrics, {}, {f.loss, f.accuracy, norm, lr, diverged_at, window});
+  g.apply(Op::kAdamW, adamw, operands);
   g.apply(Op::kAdvance, {}, {step, optimizer_step});
   return g;
 }

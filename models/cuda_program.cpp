@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <stdexcept>
 
+#include "kernels/cuda/member_ops.h"
 #include "kernels/error.h"
+#include "models/fusion.h"
 
 namespace statelab {
 
@@ -22,9 +24,13 @@ std::vector<int64_t> cuda_workspaces(const CallTable& calls) {
   return out;
 }
 
+Graph fused_for_cuda(const Graph& graph, std::span<const ValueId> keep) {
+  return fused(graph, keep, [](const CallShapes& shapes) { return cuda_limit(shapes).empty(); });
+}
+
 CudaProgram::CudaProgram(const Graph& graph, MemberStore& store, CudaStream& stream,
                          Precision precision, std::vector<ValueId> keep)
-    : graph_(graph), members_(store.members()), stream_(stream) {
+    : graph_(fused_for_cuda(graph, keep)), members_(store.members()), stream_(stream) {
   const auto& nodes = graph_.nodes();
   const std::vector<int64_t> workspace = cuda_workspaces(CallTable(graph_));
   plan_ = plan_memory(graph_, workspace, keep, members_, sizeof(float), Unread::kDropped);
@@ -32,9 +38,19 @@ CudaProgram::CudaProgram(const Graph& graph, MemberStore& store, CudaStream& str
   arena_ = CudaBuffer(stream_.device(), plan_.bytes);
   // NaN in floats, -1 in tokens: what a kernel forgets to write is seen.
   stream_.fill(arena_.data(), 0xFF, arena_.bytes());
+  int64_t constant_bytes = 0;
+  std::vector<int64_t> constant(graph_.values().size(), -1);  // where it lies among the constants
+  for (const Node& node : nodes) {
+    if (node.op != Op::kConstant) continue;
+    constant[static_cast<size_t>(node.outputs[0])] = constant_bytes;
+    constant_bytes += kAlignment * members_;
+  }
+  constants_ = CudaBuffer(stream_.device(), constant_bytes);
   for (size_t v = 0; v < graph_.values().size(); ++v) {
     const GraphValue& value = graph_.values()[v];
-    if (value.role != Role::kTemporary) {
+    if (constant[v] >= 0) {
+      operands_.push_back({constants_.data() + constant[v], kAlignment, &value.type.shape});
+    } else if (value.role != Role::kTemporary) {
       operands_.push_back(store.bind(value.name, value.type));
     } else {
       operands_.push_back({plan_.offset[v] < 0 ? nullptr : arena_.data() + plan_.offset[v],
@@ -57,7 +73,11 @@ CudaProgram::CudaProgram(const Graph& graph, MemberStore& store, CudaStream& str
       call.workspace = {arena_.data() + plan_.workspace_offset[n], workspace[n], nullptr};
     call.members = members_;
     call.precision = precision;
-    calls_.push_back(call);
+    if (call.op == Op::kConstant) {
+      cuda_kernel(call.op).launch(call, stream_.handle());
+    } else {
+      calls_.push_back(call);
+    }
   }
 }
 
@@ -92,8 +112,13 @@ void CudaProgram::run(int64_t times) {
 }
 
 void CudaProgram::enqueue() const {
-  for (const CudaCall& call : calls_) {
-    if (call.op != Op::kDraw) {
+  for (size_t i = 0; i < calls_.size();) {
+    const CudaCall& call = calls_[i];
+    const size_t joined = cuda_member_ops(std::span(calls_).subspan(i));
+    i += std::max<size_t>(joined, 1);
+    if (joined > 0) {
+      launch_member_ops(std::span(calls_).subspan(i - joined, joined), stream_.handle());
+    } else if (call.op != Op::kDraw) {
       cuda_kernel(call.op).launch(call, stream_.handle());
     } else if (draw_ != nullptr) {
       enqueue_draw(call);

@@ -12,7 +12,10 @@ namespace statelab {
 /// run there, and why.
 std::vector<int64_t> cuda_workspaces(const CallTable& calls);
 
-/// All members at once, in float. What no node reads and nobody keeps is neither computed nor given memory.
+/// `graph` as a CUDA device computes it.
+Graph fused_for_cuda(const Graph& graph, std::span<const ValueId> keep);
+
+/// All members at once, in float, the graph fused_for_cuda(). What no node reads and nobody keeps is neither computed nor given memory.
 class CudaProgram final : public Program {
  public:
   /// As make_program(). `stream` must outlive the program.
@@ -38,7 +41,7 @@ class CudaProgram final : public Program {
   MemoryPlan plan_;
   int members_;
   CudaStream& stream_;
-  CudaBuffer arena_;
+  CudaBuffer arena_, constants_;                // constants are written once
   std::vector<Operand> operands_;               // per value; without data = not wanted
   std::vector<std::vector<Operand>> in_, out_;  // per node; CudaCall holds spans of these
   std::vector<CudaCall> calls_;

@@ -32,6 +32,13 @@ std::vector<ValueId> Graph::apply(Op op, Attributes attributes, std::vector<Valu
   return nodes_.back().outputs;
 }
 
+Graph Graph::with_nodes(std::vector<Node> nodes) const {
+  Graph out;
+  out.values_ = values_;
+  out.nodes_ = std::move(nodes);
+  return out;
+}
+
 namespace {
 
 struct Interval {

@@ -42,6 +42,9 @@ class Graph {
     return apply(op, std::move(attributes), std::move(inputs))[0];
   }
 
+  /// The same values, computed by other nodes: each node's outputs must have the types that its op's rule gives.
+  Graph with_nodes(std::vector<Node> nodes) const;
+
   const std::vector<GraphValue>& values() const { return values_; }
   const std::vector<Node>& nodes() const { return nodes_; }
   const GraphValue& value(ValueId id) const { return values_[static_cast<size_t>(id)]; }

@@ -121,10 +121,11 @@ template std::unique_ptr<Program> make_program<float>(const Graph&, MemberStore&
 template std::unique_ptr<Program> make_program<double>(const Graph&, MemberStore&, Backend&,
                                                        std::vector<ValueId>);
 
-int64_t planned_arena_bytes(const Graph& graph, std::span<const ValueId> keep, int members,
+int64_t planned_arena_bytes(const Graph& built, std::span<const ValueId> keep, int members,
                             const ComputeDevice& device) {
-  const CallTable calls(graph);
   const bool cuda = device.is_cuda();
+  const Graph graph = cuda ? fused_for_cuda(built, keep) : built;
+  const CallTable calls(graph);
   const std::vector<int64_t> workspace =
       cuda ? cuda_workspaces(calls) : cpu_workspaces<float>(calls);
   return plan_memory(graph, workspace, keep, members, sizeof(float),

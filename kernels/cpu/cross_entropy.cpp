@@ -4,6 +4,7 @@
 
 #include "kernels/cpu/eigen.h"
 #include "kernels/cpu/kernels.h"
+#include "kernels/cpu/loss.h"
 #include "kernels/fault.h"
 
 namespace statelab::cpu {
@@ -11,39 +12,16 @@ namespace {
 
 Partition row_blocks(int64_t rows) { return Partition::of(rows, 16, 256); }
 
-struct Partial {
-  double loss, correct, count;
-};
-
-/// First position of the largest of n logits; NaN never wins over a number.
-template <class S>
-int argmax(const S* logits, int n) {
-  int best = 0;
-  for (int i = 1; i < n; ++i) {
-    if (logits[i] > logits[best]) best = i;
-  }
-  return best;
-}
-
-template <class S>
-double logsumexp(const S* logits, int n) {
-  double top = static_cast<double>(logits[0]);
-  for (int i = 1; i < n; ++i) top = std::max(top, static_cast<double>(logits[i]));
-  double sum = 0;
-  for (int i = 0; i < n; ++i) sum += std::exp(static_cast<double>(logits[i]) - top);
-  return top + std::log(sum);
-}
-
 int blocks_fwd(const CallShapes& c) { return row_blocks(c.in[1]->shape.size()).parts; }
 int64_t workspace_fwd(const CallShapes& c) {
-  return blocks_fwd(c) * padded(static_cast<int64_t>(sizeof(Partial) / sizeof(float)));
+  return blocks_fwd(c) * padded(static_cast<int64_t>(sizeof(LossSums) / sizeof(float)));
 }
 
 template <class S>
-Partial* partial(const Call& call, int member, int block) {
-  return reinterpret_cast<Partial*>(
+LossSums* partial(const Call& call, int member, int block) {
+  return reinterpret_cast<LossSums*>(
       call.workspace.at<S>(member) +
-      block * padded(static_cast<int64_t>(sizeof(Partial) / sizeof(float))));
+      block * padded(static_cast<int64_t>(sizeof(LossSums) / sizeof(float))));
 }
 
 template <class S>
@@ -52,7 +30,7 @@ void run_fwd(const Call& call, int member, int block, S*) {
   const Partition part = row_blocks(call.in[1].shape->size());
   const S* logits = call.in[0].at<const S>(member);
   const int32_t* targets = call.in[1].at<const int32_t>(member);
-  Partial sum{0, 0, 0};
+  LossSums sum{0, 0, 0};
   for (int64_t r = part.begin(block); r < part.end(block); ++r) {
     if (targets[r] < 0) continue;
     const S* l = logits + r * width;
@@ -66,9 +44,9 @@ void run_fwd(const Call& call, int member, int block, S*) {
 template <class S>
 void finish_fwd(const Call& call, int member) {
   const int count = row_blocks(call.in[1].shape->size()).parts;
-  Partial sum{0, 0, 0};
+  LossSums sum{0, 0, 0};
   for (int b = 0; b < count; ++b) {
-    const Partial& p = *partial<S>(call, member, b);
+    const LossSums& p = *partial<S>(call, member, b);
     sum.loss += p.loss;
     sum.correct += p.correct;
     sum.count += p.count;

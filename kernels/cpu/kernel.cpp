@@ -59,6 +59,8 @@ CpuKernel<S> make(Op op) {
       return cross_entropy_kernel<S>();
     case Op::kCrossEntropyBwd:
       return cross_entropy_bwd_kernel<S>();
+    case Op::kHeadLoss:
+      return head_loss_kernel<S>();
     case Op::kScore:
       return score_kernel<S>();
     case Op::kGlobalNorm:

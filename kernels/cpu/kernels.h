@@ -54,6 +54,8 @@ CpuKernel<S> cross_entropy_kernel();
 template <class S>
 CpuKernel<S> cross_entropy_bwd_kernel();
 template <class S>
+CpuKernel<S> head_loss_kernel();
+template <class S>
 CpuKernel<S> score_kernel();
 template <class S>
 CpuKernel<S> global_norm_kernel();

@@ -1,4 +1,4 @@
-// linear: y = x W^T; dx = dy W; dW = dy^T x, summed over fixed runs of rows, then over the runs in order.
+// linear: y = x W^T [+ addend]; dx = dy W; dW = dy^T x, summed over fixed runs of rows, then over the runs in order.
 #include "kernels/cpu/eigen.h"
 #include "kernels/cpu/kernels.h"
 
@@ -18,9 +18,11 @@ void run_fwd(const Call& call, int member, int block, S*) {
   const Partition part = row_blocks(x.rows());
   const int64_t begin = part.begin(block), rows = part.end(block) - begin;
   const int in = w[1], out = w[0];
-  matrix(call.out[0].at<S>(member) + begin * out, rows, out, out).noalias() =
-      matrix(call.in[0].at<const S>(member) + begin * in, rows, in, in) *
-      matrix(call.in[1].at<const S>(member), out, in, in).transpose();
+  auto y = matrix(call.out[0].at<S>(member) + begin * out, rows, out, out);
+  y.noalias() = matrix(call.in[0].at<const S>(member) + begin * in, rows, in, in) *
+                matrix(call.in[1].at<const S>(member), out, in, in).transpose();
+  if (const S* addend = call.in.size() > 2 ? call.in[2].at<const S>(member) : nullptr)
+    y += matrix(addend + begin * out, rows, out, out);
 }
 
 template <class S>

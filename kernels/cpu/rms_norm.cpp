@@ -1,4 +1,4 @@
-// rms_norm: r = (mean x^2 + eps)^(-1/2), y = x r w;  dx = r (g w - x r mean(g w x) r), dw = sum g x r.
+// rms_norm: r = (mean x^2 + eps)^(-1/2), y = x r w;  dx = r (g w - x r mean(g w x) r) [+ addend], dw = sum g x r.
 #include <cmath>
 
 #include "kernels/cpu/eigen.h"
@@ -41,6 +41,7 @@ void run_bwd(const Call& call, int member, int block, S*) {
   const Partition part = row_blocks(shape.rows());
   const S *dy = call.in[0].at<const S>(member), *x = call.in[1].at<const S>(member);
   const auto w = row(call.in[2].at<const S>(member), n);
+  const S* addend = call.in.size() > 3 ? call.in[3].at<const S>(member) : nullptr;
   S* dx = call.out[0].at<S>(member);
   auto dw = row(call.workspace.at<S>(member) + block * padded(n), n);
   dw.setZero();
@@ -52,6 +53,7 @@ void run_bwd(const Call& call, int member, int block, S*) {
     S dot = (g * w * xr).sum() * inv / S(n);
     if (STATELAB_FAULT(rms_norm_mean_missing)) dot = S(0);
     row(dx + r * n, n) = inv * (g * w - xr * inv * dot);
+    if (addend != nullptr) row(dx + r * n, n) += row(addend + r * n, n);
   }
 }
 

@@ -5,13 +5,13 @@
 // kernel the blocks. Backward, a first kernel counts the supervised rows by runs, and every block of the second adds up
 // these few integers itself.
 #include "kernels/cuda/kernels.h"
+#include "kernels/cuda/loss.cuh"
 #include "kernels/cuda/reduce.cuh"
 
 namespace statelab::cuda {
 namespace {
 
 constexpr int kThreads = 256, kWarps = kThreads / 32;
-constexpr int kCountRuns = 32;
 
 struct LossArgs {
   Slices<const float> dloss, logits;
@@ -60,20 +60,8 @@ __global__ void __launch_bounds__(kThreads) loss_of_rows(const LossArgs p) {
 /// One block per member.
 __global__ void __launch_bounds__(kThreads) mean_loss(const LossArgs p) {
   __shared__ double shared[3][kWarps];
-  const double* sums = p.sums.at(blockIdx.y);
-  double loss = 0, correct = 0, count = 0;
-  for (int64_t i = threadIdx.x; i < p.runs; i += kThreads) {
-    loss += sums[3 * i];
-    correct += sums[3 * i + 1];
-    count += sums[3 * i + 2];
-  }
-  loss = block_sum<kThreads>(loss, shared[0]);
-  correct = block_sum<kThreads>(correct, shared[1]);
-  count = block_sum<kThreads>(count, shared[2]);
-  if (threadIdx.x != 0) return;
-  const double n = count > 1 ? count : 1;
-  if (float* to = p.loss.at(blockIdx.y)) *to = static_cast<float>(loss / n);
-  if (float* to = p.accuracy.at(blockIdx.y)) *to = static_cast<float>(correct / n);
+  mean_of_sums<kThreads>(p.sums.at(blockIdx.y), p.runs, p.loss.at(blockIdx.y),
+                         p.accuracy.at(blockIdx.y), shared);
 }
 
 Runs loss_runs(int64_t rows) { return Runs(rows, 512, 64); }
@@ -113,27 +101,15 @@ void launch_fwd(const CudaCall& call, CUstream_st* stream) {
 
 // ---- backward
 
-__global__ void __launch_bounds__(kThreads) count_supervised(const LossArgs p) {
-  __shared__ int32_t shared[kWarps];
-  const int32_t* targets = p.targets.at(blockIdx.y);
-  const int64_t begin = blockIdx.x * p.run, end = min(begin + p.run, p.rows);
-  int32_t count = 0;
-  for (int64_t i = begin + threadIdx.x; i < end; i += kThreads) count += __ldg(targets + i) >= 0;
-  count = block_sum<kThreads>(count, shared);
-  if (threadIdx.x == 0) p.counts.at(blockIdx.y)[blockIdx.x] = count;
-}
-
 /// kHeld exponentials a lane stay in registers, so classes <= kLanes * kHeld; kHeld = 0: computed again.
 template <int kLanes, int kHeld>
 __global__ void __launch_bounds__(kThreads) dlogits_of_rows(const LossArgs p) {
   constexpr int kRows = kThreads / kLanes;
   __shared__ double scale;
   if (threadIdx.x < 32) {
-    static_assert(kCountRuns == 32, "a lane adds one run");
     const int lane = static_cast<int>(threadIdx.x);
-    const int count = lanes_sum<32>(lane < p.runs ? p.counts.at(blockIdx.y)[lane] : 0);
-    if (lane == 0)
-      scale = static_cast<double>(p.dloss.at(blockIdx.y)[0]) / static_cast<double>(max(count, 1));
+    const double mean = loss_scale(p.dloss.at(blockIdx.y), p.counts.at(blockIdx.y), p.runs, lane);
+    if (lane == 0) scale = mean;
   }
   __syncthreads();
   const int lane = static_cast<int>(threadIdx.x) % kLanes;
@@ -172,8 +148,6 @@ __global__ void __launch_bounds__(kThreads) dlogits_of_rows(const LossArgs p) {
   for (int i = classes + lane; i < p.width; i += kLanes) d[i] = 0;
 }
 
-Runs count_runs(int64_t rows) { return Runs(rows, kCountRuns, kThreads); }
-
 int64_t workspace_bwd(const CallShapes& c) {
   return count_runs(c.in[2]->shape.size()).count * static_cast<int64_t>(sizeof(int32_t));
 }
@@ -194,10 +168,8 @@ void launch_bwd(const CudaCall& call, CUstream_st* stream) {
   p.dlogits = slices<float>(call.out[0]);
   p.rows = call.in[2].shape->size();
   p.width = call.in[1].shape->last(), p.classes = call.attrs<CrossEntropyAttrs>().classes;
-  const Runs runs = count_runs(p.rows);
-  p.run = runs.size, p.runs = runs.count;
-  count_supervised<<<member_grid(p.runs, call.members), kThreads, 0, stream>>>(p);
-  check_launch("cross_entropy_bwd");
+  p.runs = count_runs(p.rows).count;
+  launch_count("cross_entropy_bwd", p.targets, p.counts, p.rows, call.members, stream);
   // As many lanes as the row is wide rather than has classes: every column is written.
   switch (lanes_for(p.width)) {
     case 4:

@@ -99,6 +99,10 @@ const CudaKernel& cuda_kernel(Op op) {
       static const CudaKernel kernel = cuda::cross_entropy_bwd_kernel();
       return kernel;
     }
+    case Op::kHeadLoss: {
+      static const CudaKernel kernel = cuda::head_loss_kernel();
+      return kernel;
+    }
     case Op::kScore: {
       static const CudaKernel kernel = cuda::score_kernel();
       return kernel;

@@ -28,6 +28,7 @@ CudaKernel lstm_kernel();
 CudaKernel lstm_bwd_kernel();
 CudaKernel cross_entropy_kernel();
 CudaKernel cross_entropy_bwd_kernel();
+CudaKernel head_loss_kernel();
 CudaKernel score_kernel();
 CudaKernel global_norm_kernel();
 CudaKernel schedule_kernel();

@@ -1,4 +1,4 @@
-// linear: y = x W^T; dx = dy W; dW = dy^T x.
+// linear: y = x W^T [+ addend]; dx = dy W; dW = dy^T x.
 //
 // No library: a member's bits must be the same alone and in a cohort, and with inner extents of 32 to 128 these products are
 // bound by memory, not by arithmetic. In tf32 and bf16 the kernels of linear_stream.h read each row once; what they do not take,
@@ -30,8 +30,9 @@ struct Matrix {
 
 struct LinearArgs {
   Matrix a, b;
-  float* c;  // (a.m, b.m), row-major, by member and by split
-  int64_t c_member, c_split, k, split_k;
+  const float* addend;  // as c, without splits, or null
+  float* c;             // (a.m, b.m), row-major, by member and by split
+  int64_t addend_member, c_member, c_split, k, split_k;
 };
 
 /// One asynchronous copy of kFloats reals into shared memory, zeros when !in.
@@ -133,6 +134,7 @@ __global__ void __launch_bounds__(kThreads, 5) product_kernel(const LinearArgs p
     __syncthreads();
   }
   float* c = p.c + member * p.c_member + split * p.c_split;
+  const float* addend = p.addend == nullptr ? nullptr : p.addend + member * p.addend_member;
   const int g = lane_id() / 4, t = lane_id() % 4;
   const bool pairs = p.b.m % 2 == 0;
 #pragma unroll
@@ -141,6 +143,15 @@ __global__ void __launch_bounds__(kThreads, 5) product_kernel(const LinearArgs p
     if (row >= p.a.m) continue;
     float* const to_row = c + row * p.b.m + n0;
     const int left = static_cast<int>(min(int64_t{kTile}, p.b.m - n0));
+    if (addend != nullptr) {
+      const float* const from_row = addend + row * p.b.m + n0;
+#pragma unroll
+      for (int n = 0; n < 8; ++n) {
+        const int column = n * 8 + 2 * t;
+        if (column < left) acc[n][2 * half] += from_row[column];
+        if (column + 1 < left) acc[n][2 * half + 1] += from_row[column + 1];
+      }
+    }
 #pragma unroll
     for (int n = 0; n < 8; ++n) {
       const int column = n * 8 + 2 * t;
@@ -194,6 +205,8 @@ RowProduct row_product(const CudaCall& call, int k, int n, int weight_n, int wei
   q.x = call.in[0].at<const float>(0), q.x_member = elements(call.in[0]);
   q.weight = call.in[1].at<const float>(0), q.weight_member = elements(call.in[1]);
   q.y = call.out[0].at<float>(0), q.y_member = elements(call.out[0]);
+  if (call.in.size() > 2 && call.in[2].data != nullptr)
+    q.addend = call.in[2].at<const float>(0), q.addend_member = elements(call.in[2]);
   q.rows = call.in[0].shape->rows(), q.k = k, q.n = n;
   q.weight_n = weight_n, q.weight_k = weight_k;
   return q;
@@ -206,6 +219,7 @@ void launch_fwd(const CudaCall& call, CUstream_st* stream) {
   LinearArgs p{};
   p.a = {q.x, q.x_member, q.rows, w[1]};
   p.b = {q.weight, q.weight_member, w[0], w[1]};
+  p.addend = q.addend, p.addend_member = q.addend_member;
   p.c = q.y, p.c_member = q.y_member;
   p.k = p.split_k = w[1];
   launch_product<true, true>(p, 1, call.members, call.precision, stream);

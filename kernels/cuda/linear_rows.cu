@@ -1,4 +1,4 @@
-// y = x B^T, see RowProduct. The weight lives in the registers of a block's warps, rows stream past it.
+// y = x B^T [+ addend], see RowProduct. The weight lives in the registers of a block's warps, rows stream past it.
 //
 //   A warp holds kM x 16 columns of y by kK x 16 of the inner extent of the weight as mma's left operand, so an accumulator is a
 //   tile of y^T: columns 2 g, 2 g + 1 of rows 2 t, 2 t + 1 (g = lane / 4, t = lane % 4), and a store writes 64 bytes of each of
@@ -64,10 +64,14 @@ __device__ __forceinline__ void fence_gathered() {
 #endif
 }
 
+__device__ __forceinline__ float2 added_pair(const float* from) {
+  return __ldg(reinterpret_cast<const float2*>(from));
+}
+
 /// Sums of the k_groups' tiles, kWidth columns from n0 of y on.
 template <int kWidth>
-__device__ __forceinline__ void leave_summed(const RowArgs& a, const float* from, int n0, float* y,
-                                             int rows) {
+__device__ __forceinline__ void leave_summed(const RowArgs& a, const float* from,
+                                             const float* addend, int n0, float* y, int rows) {
   constexpr int kQuads = kWidth / 4, kPitch = kWidth + 4;
   const int group = a.tile_rows * kPitch;
   for (int i = static_cast<int>(threadIdx.x); i < rows * kQuads;
@@ -82,12 +86,21 @@ __device__ __forceinline__ void leave_summed(const RowArgs& a, const float* from
       v.x += other.x, v.y += other.y, v.z += other.z, v.w += other.w;
     }
     const int at = r * a.p.n + n;
+    const bool four = n + 2 < a.p.n;
+    if (addend != nullptr) {
+      const float2 low = added_pair(addend + at);
+      v.x += low.x, v.y += low.y;
+      if (four) {
+        const float2 high = added_pair(addend + at + 2);
+        v.z += high.x, v.w += high.y;
+      }
+    }
     *reinterpret_cast<float2*>(y + at) = make_float2(v.x, v.y);
-    if (n + 2 < a.p.n) *reinterpret_cast<float2*>(y + at + 2) = make_float2(v.z, v.w);
+    if (four) *reinterpret_cast<float2*>(y + at + 2) = make_float2(v.z, v.w);
   }
 }
 
-template <Precision kPrecision, int kM, int kK, Leave kLeave>
+template <Precision kPrecision, int kM, int kK, Leave kLeave, bool kAdds>
 __global__ void __launch_bounds__(kMaxWarps* kWarp, 1)
     row_product(const __grid_constant__ RowArgs a) {
   constexpr bool kSplit = kPrecision == Precision::kTf32;
@@ -108,6 +121,7 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp, 1)
   const int64_t first = blockIdx.x / static_cast<unsigned>(a.column_groups);
   const float* x = p.x + blockIdx.y * p.x_member;
   float* const y = p.y + blockIdx.y * p.y_member;
+  const float* const addend = kAdds ? p.addend + blockIdx.y * p.addend_member : nullptr;
 
   RowTile<kChunks> rows(a.tile_rows, p.k, a.pitch, slots);
   auto start = [&](int64_t tile, int slot) {
@@ -171,7 +185,8 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp, 1)
     if constexpr (kLeave == Leave::kGathered) {
       leave_gathered(from, y + row * p.n, here * p.n);
     } else if constexpr (kLeave == Leave::kSummed) {
-      leave_summed<kM * 16>(a, from, block_n, y + row * p.n, here);
+      leave_summed<kM * 16>(a, from, kAdds ? addend + row * p.n : nullptr, block_n, y + row * p.n,
+                            here);
     }
   };
   int current = 0;
@@ -180,6 +195,22 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp, 1)
     for (int sub = 0; sub < a.subs; ++sub) {
       const int sub_row = (sub * a.r_groups + r_group) * 16;
       const uint32_t from = lane_at + current * tile_bytes + 2 * sub_row * a.pitch;
+      // Accumulators [m][j][e], [m][j][2 + e] are two columns of row 8 j + e. Where registers allow it the addend comes during
+      // the products.
+      const int64_t row0 = tile * a.tile_rows + sub_row + 2 * t;
+      const int left = static_cast<int>(min(int64_t{16}, p.rows - row0));
+      constexpr bool kEarly = kAdds && kM == 1;
+      float2 added[kEarly ? 4 : 1];
+      auto addend_of = [&](int i, int m) {
+        const int next = 8 * (i / 2) + i % 2;
+        const bool in = next < left && n0 + 16 * m + 2 * g < p.n;
+        return in ? added_pair(addend + (row0 + next) * p.n + n0 + 2 * g + 16 * m)
+                  : make_float2(0, 0);
+      };
+      if constexpr (kEarly) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) added[i] = addend_of(i, 0);
+      }
       float acc[kM][2][4] = {};
 #pragma unroll
       for (int s = 0; s < kK; ++s) {
@@ -189,12 +220,20 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp, 1)
 #pragma unroll
         for (int m = 0; m < kM; ++m) mma_step(acc[m][0], acc[m][1], weight[m][s], right);
       }
-      const int row = sub_row + 2 * t;
-      // Rows row + {0, 1, 8, 9}.
+      if constexpr (kAdds && kLeave != Leave::kSummed) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+#pragma unroll
+          for (int m = 0; m < kM; ++m) {
+            const float2 two = kEarly ? added[kEarly ? i : 0] : addend_of(i, m);
+            acc[m][i / 2][i % 2] += two.x;
+            acc[m][i / 2][2 + i % 2] += two.y;
+          }
+        }
+      }
+      // Rows sub_row + 2 t + {0, 1, 8, 9}.
       if constexpr (kLeave == Leave::kDirectly) {
-        const int64_t row0 = tile * a.tile_rows + row, at = row0 * p.n + n0 + 2 * g;
-        const int left = static_cast<int>(min(int64_t{16}, p.rows - row0));
-        float* const to = y + at;
+        float* const to = y + row0 * p.n + n0 + 2 * g;
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
           const int j = i / 2, e = i % 2, next = (8 * j + e) * p.n;
@@ -210,7 +249,7 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp, 1)
         constexpr bool kSums = kLeave == Leave::kSummed;
         const int out_pitch = kSums ? kM * 16 + 4 : p.n;
         float* const to = outs + current * a.out_floats + n0 - block_n + 2 * g +
-                          ((kSums ? k_group * a.tile_rows : 0) + row) * out_pitch;
+                          ((kSums ? k_group * a.tile_rows : 0) + sub_row + 2 * t) * out_pitch;
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
           const int j = i / 2, e = i % 2, next = (8 * j + e) * out_pitch;
@@ -244,10 +283,10 @@ int attribute(cudaDeviceAttr which) {
   return value;
 }
 
-template <Precision kPrecision, int kM, int kK, Leave kLeave>
-bool start(const RowArgs& a, int bytes, int members, CUstream_st* stream) {
+template <Precision kPrecision, int kM, int kK, Leave kLeave, bool kAdds>
+bool start_kernel(const RowArgs& a, int bytes, int members, CUstream_st* stream) {
   const int warps = a.n_groups * a.k_groups * a.r_groups;
-  const auto kernel = row_product<kPrecision, kM, kK, kLeave>;
+  const auto kernel = row_product<kPrecision, kM, kK, kLeave, kAdds>;
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
         "cudaFuncSetAttribute");
   // As many blocks as run at once; which block takes a tile decides no bit.
@@ -258,6 +297,13 @@ bool start(const RowArgs& a, int bytes, int members, CUstream_st* stream) {
   kernel<<<grid, warps * kWarp, static_cast<size_t>(bytes), stream>>>(a);
   check_launch("linear");
   return true;
+}
+
+template <Precision kPrecision, int kM, int kK, Leave kLeave>
+bool start(const RowArgs& a, int bytes, int members, CUstream_st* stream) {
+  return a.p.addend != nullptr
+             ? start_kernel<kPrecision, kM, kK, kLeave, true>(a, bytes, members, stream)
+             : start_kernel<kPrecision, kM, kK, kLeave, false>(a, bytes, members, stream);
 }
 
 int up(int a, int b) { return (a + b - 1) / b; }

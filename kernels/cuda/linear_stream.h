@@ -9,11 +9,11 @@ struct CUstream_st;  // cudaStream_t
 
 namespace statelab::cuda {
 
-/// y (rows, n) = x (rows, k) B^T, B's element (n, k) at weight[n * weight_n + k * weight_k]. Strides in elements.
+/// y (rows, n) = x (rows, k) B^T [+ addend], B's element (n, k) at weight[n * weight_n + k * weight_k]. Strides in elements.
 struct RowProduct {
-  const float *x, *weight;
+  const float *x, *weight, *addend;  ///< addend (rows, n) or null
   float* y;
-  int64_t x_member, weight_member, y_member;
+  int64_t x_member, weight_member, addend_member, y_member;
   int64_t rows;
   int k, n, weight_n, weight_k;
 };

@@ -1,6 +1,8 @@
 // Stands in for the CUDA backend in builds without nvcc: every question gets an honest answer, every use an error.
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/kernel.h"
+#include "kernels/cuda/member_ops.h"
+#include "kernels/cuda/op_memory.h"
 #include "kernels/cuda/run_op.h"
 #include "kernels/cuda/runtime.h"
 #include "kernels/cuda/time_op.h"
@@ -25,6 +27,8 @@ std::vector<CudaDevice> cuda_devices(std::string* reason) {
 
 const CudaKernel& cuda_kernel(Op) { refuse(); }
 std::string cuda_limit(const CallShapes&) { return kReason; }
+size_t cuda_member_ops(std::span<const CudaCall>) { return 0; }
+void launch_member_ops(std::span<const CudaCall>, CUstream_st*) { refuse(); }
 int cuda_chunk_size(int, int, int chunk_size, int) { return chunk_size; }
 int cuda_delta_chunk_size(int, int, int chunk_size, int) { return chunk_size; }
 
@@ -32,6 +36,18 @@ std::vector<OpRun> run_op_cuda(Op, const Attributes&, const std::vector<std::vec
                                Precision, int) {
   refuse();
 }
+
+namespace cuda {
+OpMemory::OpMemory(CudaStream&, Op op, const Attributes& attributes,
+                   std::span<const std::vector<OpArray>* const>)
+    : op_(op), attributes_(attributes), members_(0) {
+  refuse();
+}
+CudaCall OpMemory::call(Precision) const { refuse(); }
+void OpMemory::launch(Precision, CudaStream&) const { refuse(); }
+OpRun OpMemory::read(CudaStream&, int) const { refuse(); }
+int64_t OpMemory::operand_bytes() const { refuse(); }
+}  // namespace cuda
 
 CudaTiming time_op_cuda(Op, const Attributes&, const std::vector<OpArray>&, int, Precision, int) {
   refuse();

@@ -1,11 +1,11 @@
-// global_norm, schedule, guard, adamw, metrics, advance: what follows the gradients in a training step. Equations and order of
+// global_norm and adamw: what follows the gradients in a training step, with the ops of member_ops.cu. Equations and order of
 // operations are those of kernels/cpu/optimizer.cpp.
 //
 // Tensors come to a kernel as a table in its parameters, which must fit into 4 KB: more tensors, more launches.
 #include <algorithm>
-#include <string>
 
 #include "kernels/cuda/kernels.h"
+#include "kernels/cuda/member_ops.cuh"
 #include "kernels/cuda/reduce.cuh"
 
 namespace statelab::cuda {
@@ -69,16 +69,6 @@ __global__ void __launch_bounds__(kThreads) sum_squares(const __grid_constant__ 
   if (threadIdx.x == 0) p.sums.at(blockIdx.y)[p.first_sum + blockIdx.x] = sum;
 }
 
-__global__ void __launch_bounds__(kThreads)
-    square_root(Slices<const double> sums, int64_t count, Slices<float> out) {
-  __shared__ double shared[kWarps];
-  const double* from = sums.at(blockIdx.y);
-  double sum = 0;
-  for (int64_t i = threadIdx.x; i < count; i += kThreads) sum += from[i];
-  sum = block_sum<kThreads>(sum, shared);
-  if (threadIdx.x == 0) out.at(blockIdx.y)[0] = static_cast<float>(sqrt(sum));
-}
-
 int64_t norm_blocks(const Shape& shape) { return ceil_div(shape.size(), kNormRun); }
 
 int64_t workspace_global_norm(const CallShapes& c) {
@@ -87,8 +77,9 @@ int64_t workspace_global_norm(const CallShapes& c) {
   return blocks * static_cast<int64_t>(sizeof(double));
 }
 
-void launch_global_norm(const CudaCall& call, CUstream_st* stream) {
-  if (call.out[0].data == nullptr) return;
+}  // namespace
+
+int64_t launch_norm_sums(const CudaCall& call, CUstream_st* stream) {
   int64_t sums = 0;
   for (size_t first = 0; first < call.in.size(); first += kNormTensors) {
     const size_t end = std::min(call.in.size(), first + kNormTensors);
@@ -106,142 +97,10 @@ void launch_global_norm(const CudaCall& call, CUstream_st* stream) {
     check_launch("global_norm");
     sums += blocks;
   }
-  square_root<<<member_grid(1, call.members), kThreads, 0, stream>>>(
-      slices<const double>(call.workspace), sums, slices<float>(call.out[0]));
-  check_launch("global_norm");
+  return sums;
 }
 
-// ---- one thread per member: schedule, guard, metrics, advance
-
-constexpr int kMemberThreads = 32;
-
-unsigned member_blocks(int members) {
-  return static_cast<unsigned>(ceil_div(members, kMemberThreads));
-}
-__device__ __forceinline__ unsigned member_of_thread() {
-  return blockIdx.x * blockDim.x + threadIdx.x;
-}
-
-constexpr int kMaxStages = 32;
-
-struct ScheduleArgs {
-  Slices<const int32_t> step;
-  Slices<const double> settings;
-  Slices<double> lr;
-  ScheduleAttrs::Kind kind;
-  double warmup;
-  int members, stages;
-  int64_t begins[kMaxStages], lengths[kMaxStages];
-};
-
-__device__ double schedule_factor(const ScheduleArgs& a, int64_t step) {
-  int stage = 0;
-  while (stage + 1 < a.stages && step >= a.begins[stage + 1]) ++stage;
-  const double at = static_cast<double>(step - a.begins[stage]),
-               span = static_cast<double>(a.lengths[stage]);
-  const double warmup = floor(a.warmup * span);
-  if (at < warmup) return (at + 1) / warmup;
-  const double share = span > warmup ? (at - warmup) / (span - warmup) : 1.0;
-  const double progress = share < 1.0 ? share : 1.0;
-  switch (a.kind) {
-    case ScheduleAttrs::Kind::kCosine:
-      return 0.5 * (1 + cos(3.14159265358979323846 * progress));
-    case ScheduleAttrs::Kind::kLinear:
-      return 1 - progress;
-    case ScheduleAttrs::Kind::kConstant:
-      return 1;
-  }
-  return 1;
-}
-
-__global__ void schedule_members(const __grid_constant__ ScheduleArgs p) {
-  const unsigned m = member_of_thread();
-  if (m >= static_cast<unsigned>(p.members)) return;
-  p.lr.at(m)[0] = p.settings.at(m)[kSettingLr] * schedule_factor(p, p.step.at(m)[0]);
-}
-
-std::string limit_schedule(const CallShapes& c) {
-  const size_t stages = c.attrs<ScheduleAttrs>().begins.size();
-  if (stages <= kMaxStages) return {};
-  return "a schedule has at most " + std::to_string(kMaxStages) +
-         " stages on a CUDA device, this one has " + std::to_string(stages);
-}
-
-void launch_schedule(const CudaCall& call, CUstream_st* stream) {
-  if (call.out[0].data == nullptr) return;
-  const auto& a = call.attrs<ScheduleAttrs>();
-  ScheduleArgs p{};
-  p.step = slices<const int32_t>(call.in[0]), p.settings = slices<const double>(call.in[1]);
-  p.lr = slices<double>(call.out[0]);
-  p.kind = a.kind, p.warmup = a.warmup;
-  p.members = call.members;
-  p.stages = static_cast<int>(std::min(a.begins.size(), size_t{kMaxStages}));
-  std::copy_n(a.begins.begin(), p.stages, p.begins);
-  std::copy_n(a.lengths.begin(), p.stages, p.lengths);
-  schedule_members<<<member_blocks(call.members), kMemberThreads, 0, stream>>>(p);
-  check_launch("schedule");
-}
-
-__global__ void guard_members(Slices<const float> loss, Slices<const float> norm,
-                              Slices<const int32_t> step, Slices<int32_t> diverged_at,
-                              int members) {
-  const unsigned m = member_of_thread();
-  if (m >= static_cast<unsigned>(members)) return;
-  const bool finite = isfinite(loss.at(m)[0]) && isfinite(norm.at(m)[0]);
-  if (diverged_at.at(m)[0] < 0 && !finite) diverged_at.at(m)[0] = step.at(m)[0];
-}
-
-void launch_guard(const CudaCall& call, CUstream_st* stream) {
-  guard_members<<<member_blocks(call.members), kMemberThreads, 0, stream>>>(
-      slices<const float>(call.in[0]), slices<const float>(call.in[1]),
-      slices<const int32_t>(call.in[2]), slices<int32_t>(call.in[3]), call.members);
-  check_launch("guard");
-}
-
-struct MetricsArgs {
-  Slices<const float> loss, accuracy, norm;
-  Slices<const double> lr;
-  Slices<const int32_t> diverged_at;
-  Slices<double> window;
-  int members;
-};
-
-__global__ void metrics_members(const MetricsArgs p) {
-  const unsigned m = member_of_thread();
-  if (m >= static_cast<unsigned>(p.members)) return;
-  if (p.diverged_at.at(m)[0] >= 0) return;  // keeps the window of its last finite steps
-  double* w = p.window.at(m);
-  w[kWindowSteps] += 1;
-  w[kWindowLoss] += static_cast<double>(p.loss.at(m)[0]);
-  w[kWindowAccuracy] += static_cast<double>(p.accuracy.at(m)[0]);
-  w[kWindowNorm] += static_cast<double>(p.norm.at(m)[0]);
-  w[kWindowLr] = p.lr.at(m)[0];
-}
-
-void launch_metrics(const CudaCall& call, CUstream_st* stream) {
-  const MetricsArgs p{slices<const float>(call.in[0]),
-                      slices<const float>(call.in[1]),
-                      slices<const float>(call.in[2]),
-                      slices<const double>(call.in[3]),
-                      slices<const int32_t>(call.in[4]),
-                      slices<double>(call.in[5]),
-                      call.members};
-  metrics_members<<<member_blocks(call.members), kMemberThreads, 0, stream>>>(p);
-  check_launch("metrics");
-}
-
-__global__ void advance_members(Slices<int32_t> step, Slices<int32_t> optimizer_step, int members) {
-  const unsigned m = member_of_thread();
-  if (m >= static_cast<unsigned>(members)) return;
-  step.at(m)[0] += 1;
-  optimizer_step.at(m)[0] += 1;
-}
-
-void launch_advance(const CudaCall& call, CUstream_st* stream) {
-  advance_members<<<member_blocks(call.members), kMemberThreads, 0, stream>>>(
-      slices<int32_t>(call.in[0]), slices<int32_t>(call.in[1]), call.members);
-  check_launch("advance");
-}
+namespace {
 
 // ---- adamw
 
@@ -358,11 +217,7 @@ void launch_adamw(const CudaCall& call, CUstream_st* stream) {
 
 }  // namespace
 
-CudaKernel global_norm_kernel() { return {workspace_global_norm, launch_global_norm, nullptr}; }
-CudaKernel schedule_kernel() { return {nullptr, launch_schedule, limit_schedule}; }
-CudaKernel guard_kernel() { return {nullptr, launch_guard, nullptr}; }
+CudaKernel global_norm_kernel() { return {workspace_global_norm, launch_member_op, nullptr}; }
 CudaKernel adamw_kernel() { return {nullptr, launch_adamw, nullptr}; }
-CudaKernel metrics_kernel() { return {nullptr, launch_metrics, nullptr}; }
-CudaKernel advance_kernel() { return {nullptr, launch_advance, nullptr}; }
 
 }  // namespace statelab::cuda

@@ -91,6 +91,12 @@ struct Best {
   float value;
   int at;
 };
+/// The better of this lane's and that of the lane whose number differs in `distance`.
+__device__ __forceinline__ Best better(const Best& best, int distance) {
+  const float value = __shfl_xor_sync(kAllLanes, best.value, distance);
+  const int at = __shfl_xor_sync(kAllLanes, best.at, distance);
+  return value > best.value || (value == best.value && at < best.at) ? Best{value, at} : best;
+}
 template <int kLanes>
 __device__ __forceinline__ Best first_argmax(const float* logits, int begin, int end, int lane) {
   const float infinity = __int_as_float(0x7F800000);
@@ -101,11 +107,7 @@ __device__ __forceinline__ Best first_argmax(const float* logits, int begin, int
     if (best.at == end || v > best.value) best = {v, i};
   }
 #pragma unroll
-  for (int d = kLanes / 2; d >= 1; d /= 2) {
-    const float value = __shfl_xor_sync(kAllLanes, best.value, d);
-    const int at = __shfl_xor_sync(kAllLanes, best.at, d);
-    if (value > best.value || (value == best.value && at < best.at)) best = {value, at};
-  }
+  for (int d = kLanes / 2; d >= 1; d /= 2) best = better(best, d);
   return best;
 }
 
@@ -132,8 +134,8 @@ struct RunSums {
   int64_t begin[2];  ///< begin[0] = 0
 };
 
-/// Grid (ceil(width / 32), members), 32 columns x 32 shares of the runs.
-static __global__ void __launch_bounds__(1024) sum_runs_kernel(const RunSums p) {
+/// 32 columns of a block x on the grid, 32 shares of the runs: blocks of 1024 threads.
+__device__ __forceinline__ void sum_columns(const RunSums& p) {
   __shared__ float shares[32][33];
   const int lane = static_cast<int>(threadIdx.x) % 32, share = static_cast<int>(threadIdx.x) / 32;
   const int64_t column = static_cast<int64_t>(blockIdx.x) * 32 + lane;
@@ -154,6 +156,9 @@ static __global__ void __launch_bounds__(1024) sum_runs_kernel(const RunSums p) 
   float* out = second ? p.out[1].at(blockIdx.y) : p.out[0].at(blockIdx.y);
   if (out != nullptr) out[column - (second ? p.begin[1] : 0)] = total;
 }
+
+/// Grid (ceil(width / 32), members).
+static __global__ void __launch_bounds__(1024) sum_runs_kernel(const RunSums p) { sum_columns(p); }
 
 inline void sum_runs(const char* name, const CudaCall& call, int64_t count, int64_t width,
                      const Operand& out, CUstream_st* stream) {

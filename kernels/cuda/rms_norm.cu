@@ -1,5 +1,5 @@
 // rms_norm:      r = (mean x^2 + eps)^(-1/2),  y = x r w
-// rms_norm_bwd:  dx = r (dy w - x r mean(dy w x) r),  dw = sum over rows of dy x r
+// rms_norm_bwd:  dx = r (dy w - x r mean(dy w x) r) [+ addend],  dw = sum over rows of dy x r
 //
 // A group of 8, 16 or 32 lanes holds a row in registers. Backward, a block walks a run of rows, keeps its part of dw in
 // registers too, and a second kernel sums the runs. Rows that do not fit go one by one through a block of their own.
@@ -13,7 +13,7 @@ constexpr int kThreads = 256, kWarps = kThreads / 32;
 constexpr int64_t kMaxRuns = 512;
 
 struct NormArgs {
-  Slices<const float> dy, x, weight;
+  Slices<const float> dy, x, weight, addend;
   Slices<float> out, partial;  // y or dx; (runs, n) when dw is wanted
   int64_t rows, run;
   int n;
@@ -63,6 +63,7 @@ __global__ void __launch_bounds__(kThreads) norm_rows_bwd(const NormArgs p) {
   const int lane = static_cast<int>(threadIdx.x) % kLanes;
   const float* weight = p.weight.at(blockIdx.y);
   const float *dy = p.dy.at(blockIdx.y), *x = p.x.at(blockIdx.y);
+  const float* addend = p.addend.at(blockIdx.y);
   float *dx = p.out.at(blockIdx.y), *partial = p.partial.at(blockIdx.y);
   float w[kHeld][kVec] = {}, dw[kHeld][kVec] = {};
 #pragma unroll
@@ -74,7 +75,7 @@ __global__ void __launch_bounds__(kThreads) norm_rows_bwd(const NormArgs p) {
   for (int64_t row0 = begin; row0 < end; row0 += kRows) {
     const int64_t row = row0 + threadIdx.x / kLanes;
     const bool here = row < end;
-    float v[kHeld][kVec] = {}, g[kHeld][kVec] = {};
+    float v[kHeld][kVec] = {}, g[kHeld][kVec] = {}, added[kHeld][kVec] = {};
     float sum = 0, dot = 0;
 #pragma unroll
     for (int h = 0; h < kHeld; ++h) {
@@ -82,6 +83,7 @@ __global__ void __launch_bounds__(kThreads) norm_rows_bwd(const NormArgs p) {
       if (here && c < p.n) {
         load(v[h], x + row * p.n + c);
         load(g[h], dy + row * p.n + c);
+        if (addend != nullptr) load(added[h], addend + row * p.n + c);
       }
 #pragma unroll
       for (int k = 0; k < kVec; ++k) {
@@ -98,7 +100,9 @@ __global__ void __launch_bounds__(kThreads) norm_rows_bwd(const NormArgs p) {
       for (int k = 0; k < kVec; ++k) {
         const float normed = v[h][k] * inv;
         dw[h][k] += g[h][k] * normed;
-        g[h][k] = inv * (g[h][k] * w[h][k] - normed * dot);
+        // Rounded before the addend, as where another op adds it.
+        g[h][k] = __fmul_rn(inv, g[h][k] * w[h][k] - normed * dot);
+        if (addend != nullptr) g[h][k] += added[h][k];
       }
       if (here && c < p.n && dx != nullptr) store(dx + row * p.n + c, g[h]);
     }
@@ -142,6 +146,7 @@ __global__ void __launch_bounds__(kThreads) norm_wide(const NormArgs p) {
 __global__ void __launch_bounds__(kThreads) norm_wide_bwd(const NormArgs p) {
   __shared__ float shared_sum[kWarps], shared_dot[kWarps];
   const float *dy = p.dy.at(blockIdx.y), *x = p.x.at(blockIdx.y), *w = p.weight.at(blockIdx.y);
+  const float* addend = p.addend.at(blockIdx.y);
   float *dx = p.out.at(blockIdx.y), *partial = p.partial.at(blockIdx.y);
   if (partial != nullptr) partial += blockIdx.x * static_cast<int64_t>(p.n);
   const int64_t begin = blockIdx.x * p.run, end = min(begin + p.run, p.rows);
@@ -157,7 +162,9 @@ __global__ void __launch_bounds__(kThreads) norm_wide_bwd(const NormArgs p) {
     for (int c = static_cast<int>(threadIdx.x); c < p.n; c += kThreads) {
       const float g = dy[at + c], normed = x[at + c] * inv;
       if (partial != nullptr) partial[c] = (row == begin ? 0.0f : partial[c]) + g * normed;
-      if (dx != nullptr) dx[at + c] = inv * (g * w[c] - normed * dot);
+      if (dx == nullptr) continue;
+      const float d = __fmul_rn(inv, g * w[c] - normed * dot);
+      dx[at + c] = addend == nullptr ? d : d + addend[at + c];
     }
     __syncthreads();  // before the next row writes the shared sums
   }
@@ -220,6 +227,7 @@ void launch_bwd(const CudaCall& call, CUstream_st* stream) {
   NormArgs p{};
   p.dy = slices<const float>(call.in[0]), p.x = slices<const float>(call.in[1]);
   p.weight = slices<const float>(call.in[2]);
+  if (call.in.size() > 3) p.addend = slices<const float>(call.in[3]);
   p.out = slices<float>(call.out[0]);
   if (want_weight) p.partial = slices<float>(call.workspace);
   p.rows = shape.rows(), p.run = runs.size, p.n = shape.last();

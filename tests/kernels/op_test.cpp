@@ -126,6 +126,19 @@ std::vector<Case> cases() {
                  {0, 1},
                  {0, 1},
                  cotangent_then_inputs});
+  const Arrays with_addend = {random_array("x", {3, 7}), random_array("w", {2, 7}),
+                              random_array("a", {3, 2})};
+  out.push_back({"LinearAddend",
+                 Op::kLinear,
+                 Op::kAdd,
+                 {},
+                 with_addend,
+                 {2},
+                 {0},
+                 [](const OpArray& dy, const Arrays&, const Arrays&) {
+                   const std::vector<double> zeros(dy.data.size());
+                   return Arrays{dy, real_array(dy.type.shape, zeros)};
+                 }});
   out.push_back({"Swiglu",
                  Op::kSwiglu,
                  Op::kSwigluBwd,
@@ -163,6 +176,18 @@ std::vector<Case> cases() {
                  [](const OpArray& dy, const Arrays& in, const Arrays&) {
                    return Arrays{dy, in[0], in[1]};
                  }});
+  out.push_back(
+      {"HeadLoss",
+       Op::kHeadLoss,
+       Op::kHeadLoss,
+       HeadLossAttrs{1e-5, 4},
+       {random_array("h", {3, 4, 7}), random_array("norm", {7}, 0.5, 1.5),
+        random_array("head", {6, 7}), integer_array({3, 4}, targets), real_array({1}, {1})},
+       {0, 1, 2},
+       {2, 3, 4},
+       [](const OpArray& dy, const Arrays& in, const Arrays&) {
+         return Arrays{in[0], in[1], in[2], in[3], dy};
+       }});
   for (int seqlen : {1, 2, 4, 5, 11}) {
     out.push_back(mamba3_case("Mamba3Seqlen" + std::to_string(seqlen), seqlen, [](A&, Arrays&) {}));
     out.push_back(mamba2_case("Mamba2Seqlen" + std::to_string(seqlen), seqlen, false, true, 1));

@@ -488,6 +488,7 @@ std::vector<Case> cases_of(Op op) {
     case Op::kGatedDeltaScanBwd:
     case Op::kLstm:
     case Op::kLstmBwd:
+    case Op::kHeadLoss:
       break;
     case Op::kConstant:
       return {{"", ConstantAttrs{1.25}, [](const std::string&) { return Arrays{}; }}};
@@ -638,7 +639,7 @@ std::vector<Op> all_ops() {
   for (int i = 0; i <= static_cast<int>(Op::kAdvance); ++i) {
     const auto op = static_cast<Op>(i);
     if (op == Op::kDraw || op == Op::kGatedDeltaScan || op == Op::kGatedDeltaScanBwd ||
-        op == Op::kLstm || op == Op::kLstmBwd)
+        op == Op::kLstm || op == Op::kLstmBwd || op == Op::kHeadLoss)
       continue;
     out.push_back(op);
   }

@@ -1,0 +1,155 @@
+#include "models/fusion.h"
+
+#include <algorithm>
+#include <optional>
+
+namespace statelab {
+namespace {
+
+constexpr int kNoNode = -1;
+
+/// Nodes that are taken out or changed one after the other, and who writes and who reads each value.
+class Fusing {
+ public:
+  Fusing(const Graph& graph, std::span<const ValueId> keep)
+      : nodes(graph.nodes()), writer_(graph.values().size(), kNoNode), readers_(writer_.size()) {
+    for (size_t n = 0; n < nodes.size(); ++n) {
+      for (ValueId id : nodes[n].outputs) writer_[static_cast<size_t>(id)] = static_cast<int>(n);
+      for (ValueId id : nodes[n].inputs) {
+        if (id != kNoValue) readers_[static_cast<size_t>(id)].push_back(static_cast<int>(n));
+      }
+    }
+    for (ValueId id : keep) readers_[static_cast<size_t>(id)].push_back(static_cast<int>(kept()));
+    gone_.resize(nodes.size());
+  }
+
+  /// The node that writes a value; kNoNode for parameters and states.
+  int writer(ValueId id) const { return writer_[static_cast<size_t>(id)]; }
+  /// The nodes that read it, once per operand and in order; after them kept() if somebody keeps it.
+  const std::vector<int>& readers(ValueId id) const { return readers_[static_cast<size_t>(id)]; }
+  size_t kept() const { return nodes.size(); }
+
+  void take_out(int n) { gone_[static_cast<size_t>(n)] = 1; }
+  void writes(int n, ValueId id) { writer_[static_cast<size_t>(id)] = n; }
+  std::vector<Node> left() {
+    std::vector<Node> out;
+    for (size_t n = 0; n < nodes.size(); ++n) {
+      if (!gone_[n]) out.push_back(std::move(nodes[n]));
+    }
+    return out;
+  }
+
+  std::vector<Node> nodes;
+
+ private:
+  std::vector<int> writer_;
+  std::vector<std::vector<int>> readers_;
+  std::vector<char> gone_;
+};
+
+/// May this node, so far without an addend, add one to its first output?
+bool takes_addend(const Node& node) {
+  return (node.op == Op::kLinear && node.inputs.size() == 2) ||
+         (node.op == Op::kRmsNormBwd && node.inputs.size() == 3);
+}
+
+void fuse_addends(Fusing& f) {
+  for (size_t n = 0; n < f.nodes.size(); ++n) {
+    if (f.nodes[n].op != Op::kAdd) continue;
+    for (const size_t term : {size_t{0}, size_t{1}}) {
+      const ValueId sum = f.nodes[n].outputs[0], product = f.nodes[n].inputs[term],
+                    addend = f.nodes[n].inputs[1 - term];
+      const int at = f.writer(product);
+      if (at == kNoNode || f.readers(product).size() != 1 || f.writer(addend) >= at) continue;
+      Node& node = f.nodes[static_cast<size_t>(at)];
+      if (!takes_addend(node) || node.outputs[0] != product) continue;
+      node.inputs.push_back(addend);
+      node.outputs[0] = sum;
+      f.writes(at, sum);
+      f.take_out(static_cast<int>(n));
+      break;
+    }
+  }
+}
+
+/// The nodes that a head_loss stands for, found from the gradient of its cross_entropy.
+struct Head {
+  int norm, linear, loss, loss_bwd, linear_bwd_x, linear_bwd_w, norm_bwd;
+
+  static std::optional<Head> at(const Fusing& f, int loss_bwd) {
+    auto node = [&](int n) -> const Node& { return f.nodes[static_cast<size_t>(n)]; };
+    auto is = [&](int n, Op op) {
+      return n >= 0 && n < static_cast<int>(f.kept()) && node(n).op == op;
+    };
+    // The readers of a value, if there are `count` of them.
+    auto readers = [&](ValueId id, size_t count) {
+      return f.readers(id).size() == count ? f.readers(id) : std::vector<int>(count, kNoNode);
+    };
+    Head h{};
+    h.loss_bwd = loss_bwd;
+    const ValueId logits = node(loss_bwd).inputs[1], targets = node(loss_bwd).inputs[2],
+                  dlogits = node(loss_bwd).outputs[0];
+    h.linear = f.writer(logits);
+    h.loss = readers(logits, 2)[0];
+    if (!is(h.linear, Op::kLinear) || node(h.linear).inputs.size() != 2 ||
+        !is(h.loss, Op::kCrossEntropy) || node(h.loss).inputs[1] != targets)
+      return std::nullopt;
+    const ValueId u = node(h.linear).inputs[0], weight = node(h.linear).inputs[1];
+    h.norm = f.writer(u);
+    h.linear_bwd_x = readers(dlogits, 2)[0], h.linear_bwd_w = readers(dlogits, 2)[1];
+    if (!is(h.norm, Op::kRmsNorm) || !is(h.linear_bwd_x, Op::kLinearBwdX) ||
+        !is(h.linear_bwd_w, Op::kLinearBwdW) || node(h.linear_bwd_x).inputs[1] != weight ||
+        readers(u, 2) != std::vector{h.linear, h.linear_bwd_w})
+      return std::nullopt;
+    h.norm_bwd = readers(node(h.linear_bwd_x).outputs[0], 1)[0];
+    if (!is(h.norm_bwd, Op::kRmsNormBwd) || node(h.norm_bwd).inputs.size() != 3 ||
+        node(h.norm_bwd).inputs[1] != node(h.norm).inputs[0] ||
+        node(h.norm_bwd).inputs[2] != node(h.norm).inputs[1])
+      return std::nullopt;
+    for (const ValueId id : node(h.loss).outputs) {
+      for (const int n : f.readers(id)) {
+        if (n <= loss_bwd) return std::nullopt;  // before the one node that would write it
+      }
+    }
+    return h;
+  }
+};
+
+void fuse_head(Fusing& f, const Graph& graph, const std::function<bool(const CallShapes&)>& takes) {
+  for (size_t n = 0; n < f.nodes.size(); ++n) {
+    if (f.nodes[n].op != Op::kCrossEntropyBwd) continue;
+    const auto head = Head::at(f, static_cast<int>(n));
+    if (!head) continue;
+    auto node = [&](int i) -> const Node& { return f.nodes[static_cast<size_t>(i)]; };
+    const Node &norm = node(head->norm), &loss = node(head->loss), &loss_bwd = f.nodes[n],
+               &norm_bwd = node(head->norm_bwd);
+    Node one{Op::kHeadLoss,
+             HeadLossAttrs{std::get<RmsNormAttrs>(norm.attributes).eps,
+                           std::get<CrossEntropyAttrs>(loss.attributes).classes},
+             {norm.inputs[0], norm.inputs[1], node(head->linear).inputs[1], loss.inputs[1],
+              loss_bwd.inputs[0]},
+             {loss.outputs[0], loss.outputs[1], norm_bwd.outputs[0], norm_bwd.outputs[1],
+              node(head->linear_bwd_w).outputs[0]}};
+    std::vector<const ValueType*> in;
+    for (const ValueId id : one.inputs) in.push_back(&graph.value(id).type);
+    const std::vector<ValueType> out = infer(one.op, one.attributes, in);
+    if (!takes({one.op, &one.attributes, in, out})) continue;
+    for (const int gone : {head->norm, head->linear, head->loss, head->linear_bwd_x,
+                           head->linear_bwd_w, head->norm_bwd})
+      f.take_out(gone);
+    for (const ValueId id : one.outputs) f.writes(static_cast<int>(n), id);
+    f.nodes[n] = std::move(one);
+  }
+}
+
+}  // namespace
+
+Graph fused(const Graph& graph, std::span<const ValueId> keep,
+            const std::function<bool(const CallShapes&)>& takes) {
+  Fusing f(graph, keep);
+  fuse_head(f, graph, takes);
+  fuse_addends(f);
+  return graph.with_nodes(f.left());
+}
+
+}  // namespace statelab

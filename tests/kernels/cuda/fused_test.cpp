@@ -1,0 +1,192 @@
+// Fused ops on the GPU: an addend gives the bits of the op and `add` after it, in every precision and wherever results leave a
+// block; head_loss agrees with the double-precision CPU op, and its bits are a member's own.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+
+#include "kernels/cuda/kernel.h"
+#include "tests/kernels/cuda/op_agreement.h"
+
+namespace statelab {
+namespace {
+
+using namespace testing_support;  // NOLINT: a test
+
+constexpr Precision kPrecisions[] = {Precision::kFp32, Precision::kTf32, Precision::kBf16};
+
+class CudaFused : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    const std::string reason = reason_to_skip();
+    if (!reason.empty()) GTEST_SKIP() << reason;
+  }
+};
+
+/// The op with an addend against the op and then add, of several members.
+void expect_addend_is_add(Op op, const Attributes& attributes, const std::vector<Arrays>& without,
+                          const std::string& name) {
+  for (const Precision precision : kPrecisions) {
+    const std::vector<OpRun> apart = run_op_cuda(op, attributes, without, precision);
+    std::vector<Arrays> with, sums;
+    for (size_t m = 0; m < without.size(); ++m) {
+      const OpArray& y = apart[m].outputs[0];
+      const OpArray addend =
+          rounded({random_array(name + std::to_string(m) + "addend", y.type.shape)})[0];
+      with.push_back(without[m]);
+      with[m].push_back(addend);
+      sums.push_back({addend, y});
+    }
+    const std::vector<OpRun> expected = run_op_cuda(Op::kAdd, {}, sums, precision),
+                             fused = run_op_cuda(op, attributes, with, precision),
+                             alone = run_op_cuda(op, attributes, {with[1]}, precision);
+    for (size_t m = 0; m < without.size(); ++m) {
+      EXPECT_TRUE(same_bits(fused[m].outputs[0], expected[m].outputs[0]))
+          << op_name(op) << " " << name << " in " << precision_name(precision) << " member " << m;
+      for (size_t i = 1; i < fused[m].outputs.size(); ++i)
+        EXPECT_TRUE(same_bits(fused[m].outputs[i], apart[m].outputs[i])) << name << " " << i;
+    }
+    EXPECT_EQ(different_bits(alone[0], fused[1]), "") << op_name(op) << " " << name;
+  }
+}
+
+TEST_F(CudaFused, LinearWithAnAddendHasTheBitsOfLinearAndAdd) {
+  for (const auto& [rows, in, to] : {std::tuple{99, 128, 64},
+                                     {1, 128, 64},
+                                     {10304, 128, 64},
+                                     {2093, 100, 60},
+                                     {99, 64, 406},
+                                     {20000, 64, 96},
+                                     {99, 64, 90},
+                                     {99, 160, 96},
+                                     {99, 160, 98},
+                                     {2093, 406, 66},
+                                     {99, 20, 40},
+                                     {99, 20, 42},
+                                     {99, 30, 100},
+                                     {99, 7, 3},
+                                     {33, 33, 31},
+                                     {99, 64, 8},
+                                     {99, 64, 1},
+                                     {1, 1, 1},
+                                     {40960, 128, 64},
+                                     {17, 66, 50}}) {
+    const std::string name = extents({rows, in, to});
+    std::vector<Arrays> members;
+    for (int m = 0; m < 2; ++m) {
+      const std::string text = name + "/" + std::to_string(m);
+      members.push_back(rounded({random_array(text + "x", {1, rows, in}),
+                                 random_array(text + "w", {to, in}, -0.2, 0.2)}));
+    }
+    expect_addend_is_add(Op::kLinear, {}, members, name);
+  }
+}
+
+TEST_F(CudaFused, RmsNormBwdWithAnAddendHasTheBitsOfItAndAdd) {
+  for (const int n : {1, 2, 7, 12, 33, 64, 65, 128, 132, 260, 512, 516, 1100}) {
+    const std::string name = std::to_string(n);
+    std::vector<Arrays> members;
+    for (int m = 0; m < 2; ++m) {
+      const std::string text = name + "/" + std::to_string(m);
+      members.push_back(rounded({random_array(text + "dy", {3, 33, n}),
+                                 random_array(text + "x", {3, 33, n}, -2, 2),
+                                 random_array(text + "w", {n}, 0.5, 1.5)}));
+    }
+    expect_addend_is_add(Op::kRmsNormBwd, RmsNormAttrs{}, members, name);
+  }
+}
+
+// ---- head_loss
+
+/// One of `every` positions has a target, none where that is 0.
+Case head_case(int batch, int seqlen, int d, int classes, int width, int every) {
+  return {extents({batch, seqlen, d, classes, width, every}), HeadLossAttrs{1e-5, classes},
+          [=](const std::string& text) {
+            const auto n = static_cast<size_t>(batch * seqlen);
+            std::vector<int32_t> targets =
+                integers(text + "targets", n, static_cast<uint32_t>(classes));
+            for (size_t i = 0; i < n; ++i) {
+              if (every == 0 || static_cast<int>(i) % every != every - 1) targets[i] = -1;
+            }
+            const double scale = 2 / std::sqrt(d);
+            return Arrays{random_array(text + "h", {batch, seqlen, d}, -2, 2),
+                          random_array(text + "norm", {d}, 0.5, 1.5),
+                          random_array(text + "head", {width, d}, -scale, scale),
+                          integer_array({batch, seqlen}, targets),
+                          random_array(text + "dloss", {1}, 0.5, 2)};
+          },
+          seqlen >= 1000};
+}
+
+std::vector<Case> head_cases() {
+  std::vector<Case> out;
+  for (const int seqlen : kSeqlens) out.push_back(head_case(3, seqlen, 64, 3, 16, 1));
+  // Not d = 1, where dh is what rounding leaves of a difference.
+  for (const int d : {2, 7, 12, 31, 32, 34, 48, 62, 64, 100, 128, 136, 256})
+    out.push_back(head_case(3, 33, d, 5, 7, 2));
+  for (const auto& [classes, width] :
+       {std::pair{1, 1}, {2, 3}, {8, 8}, {9, 9}, {16, 24}, {17, 17}, {31, 33}, {32, 64}, {3, 130}})
+    out.push_back(head_case(3, 33, 64, classes, width, 3));
+  out.push_back(head_case(3, 33, 128, 16, 16, 1));
+  out.push_back(head_case(256, 41, 64, 3, 16, 41));
+  out.push_back(head_case(256, 161, 64, 3, 16, 1));
+  out.push_back(head_case(256, 161, 64, 3, 16, 161));
+  out.push_back(head_case(3, 33, 64, 3, 16, 0));
+  return out;
+}
+
+TEST_F(CudaFused, HeadLossAgreesWithDoublePrecision) {
+  for (const Case& c : head_cases()) {
+    for (const int members : {1, kMembers})
+      ASSERT_NO_FATAL_FAILURE(expect_agreement(Op::kHeadLoss, c, Precision::kFp32, members));
+  }
+}
+
+TEST_F(CudaFused, HeadLossHasTheSameBitsAloneInACohortAndInEveryPrecision) {
+  for (const Case& c : head_cases()) {
+    const auto in = inputs_of(Op::kHeadLoss, c, kMembers);
+    const auto cohort = run_op_cuda(Op::kHeadLoss, c.attributes, in, Precision::kFp32);
+    for (const Precision precision : kPrecisions) {
+      for (size_t m = 0; m < in.size(); ++m) {
+        const auto alone = run_op_cuda(Op::kHeadLoss, c.attributes, {in[m]}, precision);
+        EXPECT_EQ(different_bits(alone[0], cohort[m]), "")
+            << c.name << " member " << m << " in " << precision_name(precision);
+      }
+    }
+  }
+}
+
+TEST_F(CudaFused, HeadLossDoesNotReadRowsWithoutATargetAndShowsNaNOfTheOthers) {
+  const Case c = head_case(2, 33, 64, 3, 16, 3);
+  Arrays in = inputs_of(Op::kHeadLoss, c, 1)[0];
+  const auto clean = run_op_cuda(Op::kHeadLoss, c.attributes, {in}, Precision::kTf32);
+  in[0].data[0] = std::numeric_limits<double>::quiet_NaN();  // row 0 has none
+  const auto unread = run_op_cuda(Op::kHeadLoss, c.attributes, {in}, Precision::kTf32);
+  for (size_t i = 0; i < clean[0].outputs.size(); ++i)
+    EXPECT_TRUE(same_bits(unread[0].outputs[i], clean[0].outputs[i])) << i;
+  in[0].data[2 * 64] = std::numeric_limits<double>::quiet_NaN();
+  const auto read = run_op_cuda(Op::kHeadLoss, c.attributes, {in}, Precision::kTf32);
+  EXPECT_TRUE(std::isnan(read[0].outputs[0].data[0]));
+  EXPECT_TRUE(std::isnan(read[0].outputs[4].data[0]));
+}
+
+/// Needs no GPU: shapes alone decide.
+TEST(CudaHeadLoss, RefusesWhatDoesNotFitAWarp) {
+  if (!built_with_cuda()) GTEST_SKIP() << "this build has no CUDA backend";
+  auto refusal = [](int d, int classes) {
+    const Case c = head_case(1, 2, d, classes, classes, 1);
+    const Arrays in = c.inputs("");
+    std::vector<const ValueType*> types;
+    for (const OpArray& a : in) types.push_back(&a.type);
+    const std::vector<ValueType> out = infer(Op::kHeadLoss, c.attributes, types);
+    return cuda_limit({Op::kHeadLoss, &c.attributes, types, out});
+  };
+  EXPECT_EQ(refusal(64, 32), "");
+  EXPECT_EQ(refusal(256, 8), "");
+  for (const auto& [d, classes] : {std::pair{64, 33}, {128, 17}, {256, 9}, {33, 2}, {260, 2}})
+    EXPECT_THAT(refusal(d, classes), ::testing::HasSubstr("does not fit a warp"));
+}
+
+}  // namespace
+}  // namespace statelab
