@@ -1,10 +1,13 @@
 // mamba2_scan: recurrence and gated RMSNorm (gate first) in both directions. The recurrence is one kernel per direction, built
-// from the chunk that Mamba-3 uses; the norm runs over the channels of all heads of a group and is a kernel of its own.
+// from the chunk that Mamba-3 uses, or on tiles (mamba2_tiles.h); the norm runs over the channels of all heads of a group and is a
+// kernel of its own (mamba2_gate.h).
 // Source: models.md sections 6.2 - 6.4.
 #include <algorithm>
 
 #include "kernels/cuda/check.cuh"
 #include "kernels/cuda/kernels.h"
+#include "kernels/cuda/mamba2_gate.h"
+#include "kernels/cuda/mamba2_tiles.h"
 #include "kernels/cuda/scan_chunk.cuh"
 #include "kernels/cuda/scan_limits.h"
 
@@ -12,28 +15,6 @@ namespace statelab::cuda {
 namespace {
 
 using Attrs = Mamba2ScanAttrs;
-
-struct Mamba2Args {
-  ScanDims dims;
-  int z, x, B, C, dd_dt;  // columns of proj
-  bool vectors;           // two neighbouring reals load together
-  float eps;
-  MemberArray<const float> proj, dt_bias, A_log, D, norm;
-  MemberArray<float> y, o, states;               // forward
-  MemberArray<const float> dy, o_in, states_in;  // backward
-  MemberArray<float> dproj, dout, partials, norm_partials;
-  int norm_blocks;  // of the gate's backward kernel
-
-  Mamba2Args(const Attrs& a, const Shape& proj_shape)
-      : dims(scan_dims(a, proj_shape)),
-        z(0),
-        x(a.d_inner()),
-        B(2 * a.d_inner()),
-        C(B + a.ngroups * a.d_state),
-        dd_dt(C + a.ngroups * a.d_state),
-        vectors(dims.width % 2 == 0 && dims.headdim % 2 == 0 && dims.d_state % 2 == 0),
-        eps(static_cast<float>(a.eps)) {}
-};
 
 /// Floats of shared memory. Signed decays need a second square.
 template <bool kSigned>
@@ -235,13 +216,6 @@ __device__ __forceinline__ void signed_alpha_cotangent(const ScanChunk<true>& c,
   }
 }
 
-/// A block's partial sums over tokens.
-struct Partials {
-  int dt_bias, A_log, D, width;
-  __host__ __device__ explicit Partials(int nheads)
-      : dt_bias(0), A_log(nheads), D(2 * nheads), width(3 * nheads) {}
-};
-
 template <Precision kPrecision, int kP, int kN, bool kSigned>
 __global__ void __launch_bounds__(kScanThreads, kN > 0 ? 2 : 1)
     mamba2_bwd_kernel(const __grid_constant__ Mamba2Args a) {
@@ -281,7 +255,7 @@ __global__ void __launch_bounds__(kScanThreads, kN > 0 ? 2 : 1)
   const float* proj_b = a.proj.at(member) + first_token * d.width;
   float* dproj_b = a.dproj.at(member) + first_token * d.width;
   const float *dout = a.dout.at(member), *states = a.states_in.at(member);
-  const Partials slot(H);
+  const Mamba2Partials slot(H);
   float* partial = a.partials.at(member) + static_cast<int64_t>(b) * slot.width;
   for (int h = 0; h < H; ++h) {
     const int heads_per_group = H / d.ngroups, group = h / heads_per_group;
@@ -377,83 +351,6 @@ __global__ void __launch_bounds__(kScanThreads, kN > 0 ? 2 : 1)
   }
 }
 
-// ---- gate and norm: m = o silu(z), y = m / rms(m) * norm over the channels of a group
-
-/// A warp per row and group.
-__global__ void gate_fwd_kernel(const __grid_constant__ Mamba2Args a) {
-  const ScanDims& d = a.dims;
-  const int d_inner = d.nheads * d.headdim, size = d_inner / d.ngroups, member = blockIdx.y;
-  const int64_t item = blockIdx.x * static_cast<int64_t>(blockDim.x / kWarp) + warp_id();
-  const int64_t row = item / d.ngroups;
-  if (row >= static_cast<int64_t>(d.batch) * d.seqlen) return;
-  const int first = static_cast<int>(item % d.ngroups) * size;
-  const float *o = a.o.at(member) + row * d_inner + first,
-              *z = a.proj.at(member) + row * d.width + a.z + first,
-              *norm = a.norm.at(member) + first;
-  float* y = a.y.at(member) + row * d_inner + first;
-  float square = 0;
-  for (int c = lane_id(); c < size; c += kWarp) {
-    const float m = o[c] * z[c] * sigmoidf(z[c]);
-    square += m * m;
-  }
-  const float inverse = rsqrtf(warp_sum(square) / size + a.eps);
-  for (int c = lane_id(); c < size; c += kWarp)
-    y[c] = o[c] * z[c] * sigmoidf(z[c]) * inverse * norm[c];
-}
-
-constexpr int kGateRows = 32;  // of a block of the backward kernel
-constexpr int kGateThreads = 256;
-
-/// dz into dproj, the cotangent of o into dout, and per block the sums of the norm's gradient. A warp per row and group, the
-/// rows of a block in turn; shared memory: (warps, d_inner).
-__global__ void __launch_bounds__(kGateThreads)
-    gate_bwd_kernel(const __grid_constant__ Mamba2Args a) {
-  extern __shared__ float4 shared[];
-  float* sums = reinterpret_cast<float*>(shared);
-  const ScanDims& d = a.dims;
-  const int d_inner = d.nheads * d.headdim, size = d_inner / d.ngroups, member = blockIdx.y;
-  const int64_t rows = static_cast<int64_t>(d.batch) * d.seqlen,
-                row0 = blockIdx.x * int64_t{kGateRows};
-  float* own = sums + warp_id() * d_inner;
-  for (int c = lane_id(); c < d_inner; c += kWarp) own[c] = 0;
-  __syncwarp();
-  for (int i = warp_id(); i < kGateRows; i += kGateThreads / kWarp) {
-    const int64_t row = row0 + i;
-    if (row >= rows) break;
-    for (int group = 0; group < d.ngroups; ++group) {
-      const int first = group * size;
-      const float *o = a.o_in.at(member) + row * d_inner + first,
-                  *dy = a.dy.at(member) + row * d_inner + first,
-                  *z = a.proj.at(member) + row * d.width + a.z + first,
-                  *norm = a.norm.at(member) + first;
-      float *dz = a.dproj.at(member) + row * d.width + a.z + first,
-            *dout = a.dout.at(member) + row * d_inner + first;
-      float square = 0, dot = 0;
-      for (int c = lane_id(); c < size; c += kWarp) {
-        const float m = o[c] * z[c] * sigmoidf(z[c]);
-        square += m * m;
-        dot += dy[c] * norm[c] * m;
-      }
-      const float inverse = rsqrtf(warp_sum(square) / size + a.eps);
-      dot = warp_sum(dot) * inverse / size;
-      for (int c = lane_id(); c < size; c += kWarp) {
-        const float sig = sigmoidf(z[c]), m = o[c] * z[c] * sig;
-        const float dm = inverse * (dy[c] * norm[c] - m * inverse * dot);
-        own[first + c] += dy[c] * m * inverse;
-        dz[c] = dm * o[c] * sig * (1 + z[c] * (1 - sig));
-        dout[c] = dm * z[c] * sig;
-      }
-    }
-  }
-  __syncthreads();
-  float* to = a.norm_partials.at(member) + blockIdx.x * int64_t{d_inner};
-  for (int c = threadIdx.x; c < d_inner; c += kGateThreads) {
-    float total = 0;
-    for (int w = 0; w < kGateThreads / kWarp; ++w) total += sums[w * d_inner + c];
-    to[c] = total;
-  }
-}
-
 // ---- launches
 
 template <class Kernel>
@@ -493,6 +390,48 @@ void for_kernel(const Mamba2Args& a, Precision precision, bool negative, F&& f) 
   }
 }
 
+/// Grid (first_blocks + those of the second, members), 32 columns x 32 runs of partials: both sets of sums in one launch.
+__global__ void __launch_bounds__(1024)
+    sum_both_partials(const __grid_constant__ PartialSums first,
+                      const __grid_constant__ PartialSums second, int first_blocks) {
+  __shared__ float runs[32][33];
+  const int block = static_cast<int>(blockIdx.x);
+  const PartialSums& p = block < first_blocks ? first : second;
+  const int lane = lane_id(), run = warp_id(),
+            column = (block < first_blocks ? block : block - first_blocks) * 32 + lane;
+  const float* from = p.parts + blockIdx.y * p.member_stride + column;
+  float sum = 0;
+  if (column < p.width) {
+    const int size = (p.count + 31) / 32, end = min(p.count, (run + 1) * size);
+#pragma unroll 8
+    for (int i = run * size; i < end; ++i) sum += from[static_cast<int64_t>(i) * p.width];
+  }
+  runs[run][lane] = sum;
+  __syncthreads();
+  if (run != 0 || column >= p.width) return;
+  float total = 0;
+#pragma unroll
+  for (int r = 0; r < 32; ++r) total += runs[r][lane];
+  for (int s = 0; s < p.outputs; ++s) {
+    const PartialSum& to = p.sums[s];
+    if (column >= to.begin && column < to.begin + to.size && to.out != nullptr)
+      to.out[blockIdx.y * to.out_stride + column - to.begin] = total;
+  }
+}
+
+/// Of a call's workspace, from float `at` on.
+MemberArray<float> member_array_at(const Operand& workspace, int64_t at) {
+  MemberArray<float> out = member_array<float>(workspace);
+  out.data += at;
+  return out;
+}
+
+/// What tiles carry from chunk to chunk.
+int64_t carried_floats(const Attrs& a, const Shape& proj) {
+  const bool carries = tiled_heads(a) && proj[1] > a.chunk_size;
+  return carries ? int64_t{proj[0]} * a.nheads * a.headdim * a.d_state : 0;
+}
+
 void launch_fwd(const CudaCall& call, CUstream_st* stream) {
   const auto& attrs = call.attrs<Attrs>();
   Mamba2Args a(attrs, *call.in[0].shape);
@@ -504,38 +443,46 @@ void launch_fwd(const CudaCall& call, CUstream_st* stream) {
   a.y = member_array<float>(call.out[0]);
   a.o = member_array<float>(call.out[1].data != nullptr ? call.out[1] : call.workspace);
   a.states = member_array<float>(call.out[2]);
-  for_kernel(a, call.precision, attrs.negative_eigenvalues,
-             [&](auto prec, auto size, auto negative) {
-               start(mamba2_fwd_kernel<prec.value, size.value, size.value, negative.value>, a,
-                     a.dims.batch * a.dims.nheads, call.members,
-                     scan_floats<negative.value>(a.dims, false), stream);
-             });
-  const int64_t items = static_cast<int64_t>(a.dims.batch) * a.dims.seqlen * a.dims.ngroups;
-  const dim3 grid(static_cast<unsigned>((items + 7) / 8), static_cast<unsigned>(call.members));
-  gate_fwd_kernel<<<grid, 256, 0, stream>>>(a);
-  check_launch("mamba2_scan gate");
+  const bool on_tiles = tiled(attrs, call.precision);
+  if (on_tiles) {
+    if (a.states.data == nullptr)
+      a.carried = member_array_at(call.workspace, call.in[0].shape->rows() * attrs.d_inner());
+    const bool gates = tiled_forward_gates(a.dims);
+    if (gates) a.o = member_array<float>(call.out[1]);
+    launch_tiled_forward(a, call.precision == Precision::kTf32, call.members, stream);
+    if (gates) return;
+  } else {
+    for_kernel(a, call.precision, attrs.negative_eigenvalues,
+               [&](auto prec, auto size, auto negative) {
+                 start(mamba2_fwd_kernel<prec.value, size.value, size.value, negative.value>, a,
+                       a.dims.batch * a.dims.nheads, call.members,
+                       scan_floats<negative.value>(a.dims, false), stream);
+               });
+  }
+  launch_gate_forward(a, on_tiles, call.members, stream);
 }
 
-/// When nobody wants o, the norm still reads it.
-int64_t workspace_fwd(const CallShapes& c) { return c.out[1].shape.size() * 4; }
+/// When nobody wants o, the norm still reads it; tiles need a place for states that nobody wants.
+int64_t workspace_fwd(const CallShapes& c) {
+  return (c.out[1].shape.size() + carried_floats(c.attrs<Attrs>(), c.in[0]->shape)) * 4;
+}
 
-int64_t gate_blocks(int64_t rows) { return (rows + kGateRows - 1) / kGateRows; }
-
-/// The cotangent of o, the gate's partial sums, the scan's partial sums; in floats.
+/// The cotangent of o, the heads' states' cotangents on tiles, the gate's partial sums, the scan's partial sums; in floats.
 struct BackwardWorkspace {
-  int64_t dout, gate, scan;
-  int64_t gate_at() const { return dout; }
-  int64_t scan_at() const { return dout + gate; }
+  int64_t dout, carried, gate, scan;
+  int64_t gate_at() const { return dout + carried; }
+  int64_t scan_at() const { return gate_at() + gate; }
 };
 BackwardWorkspace backward_workspace(const Attrs& a, const Shape& proj) {
   const int64_t rows = proj.rows();
-  return {rows * a.d_inner(), (gate_blocks(rows) * a.d_inner() + 15) / 16 * 16,
-          int64_t{proj[0]} * Partials(a.nheads).width};
+  return {rows * a.d_inner(), carried_floats(a, proj),
+          (gate_blocks(rows) * a.d_inner() + 15) / 16 * 16,
+          int64_t{proj[0]} * Mamba2Partials(a.nheads).width};
 }
 
 int64_t workspace_bwd(const CallShapes& c) {
   const BackwardWorkspace w = backward_workspace(c.attrs<Attrs>(), c.in[1]->shape);
-  return (w.dout + w.gate + w.scan) * 4;
+  return (w.dout + w.carried + w.gate + w.scan) * 4;
 }
 
 void launch_bwd(const CudaCall& call, CUstream_st* stream) {
@@ -552,26 +499,33 @@ void launch_bwd(const CudaCall& call, CUstream_st* stream) {
   a.dproj = member_array<float>(call.out[0]);
   const BackwardWorkspace w = backward_workspace(attrs, *call.in[1].shape);
   a.dout = member_array<float>(call.workspace);
-  a.norm_partials = {a.dout.data + w.gate_at(), a.dout.stride};
-  a.partials = {a.dout.data + w.scan_at(), a.dout.stride};
-  const int d_inner = attrs.d_inner(),
-            blocks = static_cast<int>(gate_blocks(call.in[1].shape->rows()));
-  const int gate_bytes = kGateThreads / kWarp * d_inner * 4;
-  check(cudaFuncSetAttribute(gate_bwd_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                             gate_bytes),
-        "mamba2_scan_bwd gate");
-  const dim3 grid(static_cast<unsigned>(blocks), static_cast<unsigned>(call.members));
-  gate_bwd_kernel<<<grid, kGateThreads, static_cast<size_t>(gate_bytes), stream>>>(a);
-  check_launch("mamba2_scan_bwd gate");
+  a.carried = member_array_at(call.workspace, w.dout);
+  a.norm_partials = member_array_at(call.workspace, w.gate_at());
+  a.partials = member_array_at(call.workspace, w.scan_at());
+  a.norm_blocks = static_cast<int>(gate_blocks(call.in[1].shape->rows()));
+  const bool on_tiles = tiled(attrs, call.precision);
+  launch_gate_backward(a, on_tiles, call.members, stream);
+  const Mamba2Partials slot(attrs.nheads);
+  const int begins[] = {slot.dt_bias, slot.A_log, slot.D, slot.width},
+            norm_begins[] = {0, attrs.d_inner()};
+  if (on_tiles) {
+    launch_tiled_backward(a, call.precision == Precision::kTf32, call.members, stream);
+    const PartialSums scan = partial_sums(call, a.partials.data, a.dims.batch, begins, 3, 1),
+                      gate = partial_sums(call, a.norm_partials.data, a.norm_blocks, norm_begins, 1,
+                                          4);
+    const int scan_blocks = (scan.width + 31) / 32;
+    const dim3 grid(static_cast<unsigned>(scan_blocks + (gate.width + 31) / 32),
+                    static_cast<unsigned>(call.members));
+    sum_both_partials<<<grid, 1024, 0, stream>>>(scan, gate, scan_blocks);
+    return check_launch("mamba2_scan_bwd sums");
+  }
   for_kernel(a, call.precision, attrs.negative_eigenvalues,
              [&](auto prec, auto size, auto negative) {
                start(mamba2_bwd_kernel<prec.value, size.value, size.value, negative.value>, a,
                      a.dims.batch, call.members, scan_floats<negative.value>(a.dims, true), stream);
              });
-  const Partials slot(attrs.nheads);
-  const int begins[] = {slot.dt_bias, slot.A_log, slot.D, slot.width}, norm_begins[] = {0, d_inner};
   launch_partial_sums(call, a.partials.data, a.dims.batch, begins, 3, 1, stream);
-  launch_partial_sums(call, a.norm_partials.data, blocks, norm_begins, 1, 4, stream);
+  launch_partial_sums(call, a.norm_partials.data, a.norm_blocks, norm_begins, 1, 4, stream);
 }
 
 std::string limit(const CallShapes& c) {

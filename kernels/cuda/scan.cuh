@@ -233,10 +233,10 @@ static __global__ void sum_partials(const PartialSums p) {
   }
 }
 
-/// Sums `count` partials of the call's workspace, from `parts` on, into outputs first .. first + outputs - 1; begins[i],
+/// Of `count` partials of the call's workspace, from `parts` on, into outputs first .. first + outputs - 1; begins[i],
 /// begins[i + 1]: the columns of output first + i.
-inline void launch_partial_sums(const CudaCall& call, const float* parts, int count,
-                                const int* begins, int outputs, int first, CUstream_st* stream) {
+inline PartialSums partial_sums(const CudaCall& call, const float* parts, int count,
+                                const int* begins, int outputs, int first) {
   PartialSums p{};
   p.parts = parts;
   p.member_stride = call.workspace.stride_bytes / 4;
@@ -245,6 +245,11 @@ inline void launch_partial_sums(const CudaCall& call, const float* parts, int co
     const Operand& to = call.out[static_cast<size_t>(first + i)];
     p.sums[i] = {to.at<float>(0), to.stride_bytes / 4, begins[i], begins[i + 1] - begins[i]};
   }
+  return p;
+}
+inline void launch_partial_sums(const CudaCall& call, const float* parts, int count,
+                                const int* begins, int outputs, int first, CUstream_st* stream) {
+  const PartialSums p = partial_sums(call, parts, count, begins, outputs, first);
   const dim3 grid(static_cast<unsigned>((p.width + 31) / 32), static_cast<unsigned>(call.members));
   sum_partials<<<grid, 256, 0, stream>>>(p);
   check_launch("sum_partials");
