@@ -76,9 +76,10 @@ __device__ __forceinline__ T* slice(const MemberArray<T>& array) {
   return array.data + array.stride * blockIdx.y;
 }
 
-/// A thread's view of its block's sequence. Warps 0 to 3 ("queries") own 16 tokens each of C and, as keys, of x; warps 4 to 7 own 16
-/// tokens of B, and of x and dy while rows are prepared, and 16 channels of the cotangent of the state.
-/// kTurned: quadruples of neighbouring pairs that may turn, 0, 4 or 8; it makes every phase a run of instructions without branches.
+/// A thread's view of its block's sequence. Warps 0 to 3 ("queries") prepare 16 rows of B and C each and the state that entered, and
+/// own 16 tokens: dq of them, then, as keys, dx. Warps 4 to 7 prepare 16 rows of x and dy each and own dk of 16 tokens and 16 channels
+/// of the state's cotangent.
+/// kTurned: groups of four pairs, one a lane, that may turn: 0, 4 or 8. It makes every phase a run of instructions without branches.
 template <bool kSplit, bool kVectors, int kTurned>
 struct TiledBackward {
   using Rotation = Mamba3ScanAttrs::Rotation;
@@ -98,12 +99,12 @@ struct TiledBackward {
   float *inv_k, *inv_q;  // 1 / rms of the rows of B and C
   float *ddiag, *same;   // M_ii and K_ii
   float *by_query, *by_key,
-      *leaving;           // dq.q, dk.k, and the part of dk.k that the leaving state gives
-  float *dw, *ddt_angle;  // cotangents of w; of dt through the angles
-  float *warp_part, *head_part;
+      *leaving;                  // dq.q, dk.k, and the part of dk.k that the leaving state gives
+  float *dw, *ddt_angle;         // cotangents of w; of dt through the angles
+  float *warp_part, *head_part;  // by warp: of the state; of a head's sums
   Pending& pending;
   uint64_t*
-      turns_of;  // of the standard rotation, per token, in 2^-64 of a turn: whole turns vanish by themselves
+      turns_of;  // (S) of the standard rotation, a token, in 2^-64 of a turn: whole turns vanish
   float *dphi, *dphi_k;  // (64, S): angles, then their cotangents through C; through B
 
   // Who this thread is. Every phase finds out anew, hidden from the compiler, which would otherwise keep hundreds of addresses in
