@@ -4,7 +4,7 @@
 
 #include <type_traits>
 
-#include "kernels/cuda/mamba3_tiles.cuh"
+#include "kernels/cuda/mamba3_tiles_tokens.cuh"
 
 namespace statelab::cuda {
 
@@ -231,8 +231,8 @@ struct TiledBackward {
       QuadRows r;
       r.k = RawRows{k().base}.load(i), r.q = RawRows{q().base}.load(i);
       __syncwarp();
-      r.template norm_and_bias<false>(weights, norm_k, norm_q, a.eps);
-      r.template rotate_pairs<kTurned>([&](int m) { return angle[m]; });
+      r.norm_and_bias(weights, norm_k, norm_q, a.eps);
+      r.template rotate<kTurned>([&](int m) { return angle[m]; });
       if (row0 + 8 * part + 8 > length && i >= length)  // the first is the same for the whole warp
         r.k.clear(), r.q.clear();
       r.k.template store<kSplit>(k(), i);
