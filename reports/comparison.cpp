@@ -234,6 +234,7 @@ std::vector<RunGroup> load(Database& database, const CompareOptions& options) {
   std::vector<RunGroup> groups = load_groups(
       database,
       {.filter = options.filter, .keys = options.group_by, .solve_threshold = options.threshold});
+  require_settings(options.group_by, groups, options.filter);
   if (options.sort_by_median) sort_by_median(groups, tested_lengths(groups), options);
   return groups;
 }

@@ -115,6 +115,7 @@ std::optional<int64_t> longest_length(const ScoredRun& run, Metric metric, doubl
 Table marginals(Database& database, const MarginalOptions& options) {
   const std::vector<RunGroup> settings =
       load_groups(database, {.filter = options.filter, .keys = {}, .solve_steps = false});
+  require_settings(options.keys, settings, options.filter);
   std::vector<std::string> keys = options.keys;
   if (keys.empty()) {
     std::vector<FlatConfig> configs;

@@ -232,6 +232,22 @@ std::vector<RunGroup> load_groups(Database& database, const GroupOptions& option
   return groups;
 }
 
+void require_settings(const std::vector<std::string>& keys, const std::vector<RunGroup>& groups,
+                      const RunFilter& filter) {
+  if (keys.empty() || groups.empty()) return;
+  std::vector<FlatConfig> settings;
+  for (const RunGroup& group : groups)
+    settings.insert(settings.end(), group.settings.begin(), group.settings.end());
+  std::vector<std::string> known = all_keys(settings);
+  known.insert(known.begin(), "model");
+  for (const std::string& key : keys) {
+    if (std::find(known.begin(), known.end(), key) != known.end()) continue;
+    throw std::invalid_argument(
+        fmt::format("{}: no run has a setting \"{}\"; settings, all but the seed, are {}",
+                    filter_text(filter), key, fmt::join(known, ", ")));
+  }
+}
+
 std::vector<ScoredLength> tested_lengths(const std::vector<RunGroup>& groups) {
   std::set<ScoredLength> lengths;
   for (const RunGroup& group : groups) {

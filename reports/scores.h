@@ -78,6 +78,11 @@ struct GroupOptions {
 /// with most samples.
 std::vector<RunGroup> load_groups(Database& database, const GroupOptions& options);
 
+/// Refuses keys that nothing can be grouped by: std::invalid_argument naming the first key that is neither "model" nor in a
+/// setting of `groups`, and all that are. Without runs there is nothing to judge by, and every key passes.
+void require_settings(const std::vector<std::string>& keys, const std::vector<RunGroup>& groups,
+                      const RunFilter& filter);
+
 /// Every length that any run was tested at.
 std::vector<ScoredLength> tested_lengths(const std::vector<RunGroup>& groups);
 
