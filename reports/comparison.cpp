@@ -287,9 +287,7 @@ Table comparison_of(const std::vector<RunGroup>& groups, const CompareOptions& o
     append(score_columns(shape, options, "", ""));
   } else {
     for (const ScoredLength& length : lengths) {
-      const std::string prefix = length.exact() ? fmt::format("l{}.", length.max)
-                                                : fmt::format("l{}_{}.", length.min, length.max);
-      append(score_columns(shape, options, prefix, "length " + length.text()));
+      append(score_columns(shape, options, length.column_prefix(), "length " + length.text()));
     }
   }
   append(tail_columns());

@@ -155,6 +155,10 @@ std::string ScoredLength::text() const {
   return exact() ? fmt::format("{}", max) : fmt::format("{}..{}", min, max);
 }
 
+std::string ScoredLength::column_prefix() const {
+  return exact() ? fmt::format("l{}.", max) : fmt::format("l{}_{}.", min, max);
+}
+
 std::strong_ordering ScoredLength::operator<=>(const ScoredLength& other) const {
   if (exact() != other.exact())
     return exact() ? std::strong_ordering::less : std::strong_ordering::greater;

@@ -18,7 +18,8 @@ namespace statelab {
 struct ScoredLength {
   int64_t min = 0, max = 0;
   bool exact() const { return min == max; }
-  std::string text() const;  ///< "256" or "40..256"
+  std::string text() const;           ///< "256" or "40..256"
+  std::string column_prefix() const;  ///< of its columns' keys: "l256." or "l40_256."
   /// Exact lengths first, ascending; then ranges.
   std::strong_ordering operator<=>(const ScoredLength& other) const;
   bool operator==(const ScoredLength&) const = default;

@@ -75,6 +75,16 @@ TEST(Marginals, TakeTheKeysLengthsAndThresholdAskedFor) {
   EXPECT_THROW(marginals(lab.database(), {.threshold = 0}), std::invalid_argument);
 }
 
+TEST(Marginals, NameTheColumnsOfALengthAsACompareDoes) {
+  SampleLab lab;
+  lab.add("s", {{.test = {{40, 1000}}, .test_from_40 = {{256, 600}}}});
+  const std::vector<ScoredLength> lengths = {{40, 40}, {40, 256}};
+  const Table by = marginals(lab.database(), {.keys = {"model"}, .lengths = lengths}),
+              side_by_side = compare(lab.database(), {.lengths = lengths});
+  for (const char* key : {"l40.success", "l40.median", "l40_256.success", "l40_256.best"})
+    EXPECT_EQ(number(by, 0, key), number(side_by_side, 0, key)) << key;
+}
+
 TEST(Marginals, RefuseKeysThatNoRunHas) {
   SampleLab lab;
   EXPECT_EQ(marginals(lab.database(), {.keys = {"model.d_stat"}}).rows.size(), 1u) << "no runs yet";
