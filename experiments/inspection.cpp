@@ -15,12 +15,6 @@ namespace {
 
 using Quantity = TransitionSeries::Quantity;
 
-double mean_of(const std::vector<double>& values) {
-  double sum = 0;
-  for (const double v : values) sum += v;
-  return values.empty() ? 0 : sum / static_cast<double>(values.size());
-}
-
 /// Token ids of the names asked for, else of all that occur.
 std::vector<int32_t> symbols_of(const Task& task, const TaskSample& sample,
                                 const std::vector<std::string>& names) {
@@ -155,7 +149,7 @@ SymbolDistribution distribution_of(std::vector<double> values, bool angle) {
     for (double& v : values) v = centre + wrapped_turns(v - centre);
   }
   std::sort(values.begin(), values.end());
-  d.mean = mean_of(values);
+  d.mean = arithmetic_mean(values);
   double squares = 0;
   for (const double v : values) squares += (v - d.mean) * (v - d.mean);
   d.sd = std::sqrt(squares / static_cast<double>(values.size()));

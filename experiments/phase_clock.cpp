@@ -22,12 +22,6 @@ constexpr int kLongestPhase = 4096;  // lengths beyond it are left out
 constexpr size_t kShownClocks = 4;
 constexpr int kTrainedSamples = 1024;
 
-double mean_of(const std::vector<double>& values) {
-  double sum = 0;
-  for (const double v : values) sum += v;
-  return values.empty() ? 0 : sum / static_cast<double>(values.size());
-}
-
 /// The tokens that keep and that flip the state that the task asks for.
 struct Bits {
   int32_t keep = -1, flip = -1;
@@ -77,7 +71,7 @@ std::vector<PhaseClock> find_clocks(const std::vector<TransitionSeries>& all,
       for (size_t i = 0; i < s.values.size(); ++i) {
         if (turns(sample, i, bits)) logs.push_back(-std::log(s.values[i]));
       }
-      memory = 1 / mean_of(logs);
+      memory = 1 / arithmetic_mean(logs);
       continue;
     }
     if (s.quantity != Quantity::kAngle) continue;
@@ -140,7 +134,7 @@ PhaseAtLength phase_at(const RunConfig& run, const MemberState& weights, const T
     }
   }
   double squares = 0, right = 0;
-  out.error = mean_of(phases);
+  out.error = arithmetic_mean(phases);
   for (const double e : phases) squares += (e - out.error) * (e - out.error);
   for (const double s : scores) right += s > 0;
   out.error_sd = std::sqrt(squares / static_cast<double>(samples));

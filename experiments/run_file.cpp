@@ -7,6 +7,7 @@
 #include "experiments/cohort_trainer.h"
 #include "experiments/execution.h"
 #include "experiments/run_check.h"
+#include "experiments/run_row.h"
 #include "models/interchange.h"
 #include "models/model.h"
 #include "models/numerics.h"
@@ -105,17 +106,6 @@ bool has_these_weights(RunStore& store, const RunFile& file) {
       return true;
   }
   return false;
-}
-
-NewRun row_of(const RunFile& file) {
-  NewRun row;
-  row.run_id = file.identity.run_id;
-  row.group_id = group_id(file.config);
-  row.shape_key = shape_key(file.config);
-  row.name = file.identity.name;
-  row.config = file.identity.config;
-  row.total_steps = total_steps(file.config);
-  return row;
 }
 
 MemberCommit commit_of(const RunFile& file) {
@@ -230,7 +220,7 @@ ImportOutcome store_run_file(RunStore& store, const RunFile& file, const std::st
                           "that run first with `statelab rm`");
     }
   }
-  const NewRun row = row_of(file);
+  const NewRun row = run_row(file.config, file.identity.name);
   store.add_runs(std::span(&row, 1));
   ExecutionRecord record = execution_record(ComputeDevice(1), command_line);
   record.origin.backend = record.precision = "imported";

@@ -8,6 +8,7 @@
 
 #include "experiments/cohort_trainer.h"
 #include "experiments/execution.h"
+#include "experiments/run_row.h"
 #include "experiments/worker.h"
 #include "store/run_store.h"
 
@@ -25,13 +26,7 @@ class Runner {
     queue_.origin = execution_record(devices_[0], options.command_line).origin;
     std::set<std::string> seen;
     for (const NamedRun& run : runs) {
-      NewRun row;
-      row.config = canonical_json(run.config);
-      row.run_id = run_id(run.config);
-      row.group_id = group_id(run.config);
-      row.shape_key = shape_key(run.config);
-      row.name = run.name;
-      row.total_steps = total_steps(run.config);
+      NewRun row = run_row(run.config, run.name);
       if (!seen.insert(row.run_id).second) continue;
       queue_.ids.push_back(row.run_id);
       rows_.push_back(std::move(row));

@@ -199,6 +199,12 @@ void lstm(const ModelConfig& c, int layer, const Values& gates,
 
 double wrapped_turns(double turns) { return turns - 2 * std::ceil((turns - 1) / 2); }
 
+double arithmetic_mean(std::span<const double> values) {
+  double sum = 0;
+  for (const double v : values) sum += v;
+  return values.empty() ? 0 : sum / static_cast<double>(values.size());
+}
+
 double circular_mean(std::span<const double> turns) {
   double x = 0, y = 0;
   for (const double t : turns) {

@@ -32,6 +32,8 @@ struct TransitionSeries {
 
 /// An angle in units of pi, to (-1, 1].
 double wrapped_turns(double turns);
+/// 0 of nothing.
+double arithmetic_mean(std::span<const double> values);
 /// Direction of the mean of unit vectors at these angles, all in units of pi, in (-1, 1].
 double circular_mean(std::span<const double> turns);
 

@@ -306,7 +306,8 @@ std::vector<ValueType> infer(Op op, const Attributes& attributes, Inputs in) {
       return {{DType::kReal, kScalar}};
     case Op::kAdd:
       expect_count(op, in, 2);
-      expect(op, in, 1, "b", operand(op, in, 0, "a").shape);
+      expect(op, in, 0, "a", operand(op, in, 0, "a").shape);
+      expect(op, in, 1, "b", in[0]->shape);
       return {*in[0]};
     case Op::kEmbedding: {
       expect_count(op, in, 2);
@@ -401,7 +402,10 @@ std::vector<ValueType> infer(Op op, const Attributes& attributes, Inputs in) {
                      logits.shape.text());
       }
       expect(op, in, first + 1, "targets", {logits.shape[0], logits.shape[1]}, DType::kInt32);
-      if (op == Op::kCrossEntropyBwd) return {logits};
+      if (op == Op::kCrossEntropyBwd) {
+        expect(op, in, 0, "dloss", kScalar);
+        return {logits};
+      }
       return {{DType::kReal, kScalar}, {DType::kReal, kScalar}};
     }
     case Op::kHeadLoss: {

@@ -152,8 +152,9 @@ struct CrossEntropyAttrs {
 
 /// head_loss: what follows the last layer of a training step, with its gradients:
 ///   u = rms_norm(h, norm), logits = linear(u, head), (loss, accuracy) = cross_entropy(logits, targets); dh, dnorm, dhead are
-///   the gradients of dloss * loss. A row of h without a target is not read, its dh is zero.
-///   h, dh (batch, seqlen, d); norm (d); head (padded classes, d)
+///   the gradients of dloss * loss. A row of h without a target is not read, its dh is zero, as
+///   are the rows of dhead that only pad.
+///   h, dh (batch, seqlen, d); norm, dnorm (d); head, dhead (padded classes, d); targets (batch, seqlen); dloss (1)
 struct HeadLossAttrs {
   double eps = 1e-5;  ///< of the norm
   int classes = 0;

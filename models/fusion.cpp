@@ -28,6 +28,16 @@ class Fusing {
   /// The nodes that read it, once per operand and in order; after them kept() if somebody keeps it.
   const std::vector<int>& readers(ValueId id) const { return readers_[static_cast<size_t>(id)]; }
   size_t kept() const { return nodes.size(); }
+  /// Does a node after `first` and before `last` overwrite this parameter or state?
+  bool changes_between(ValueId id, int first, int last) const {
+    for (int n = first + 1; n < last; ++n) {
+      const Node& node = nodes[static_cast<size_t>(n)];
+      for (const int i : updated_inputs(node.op, static_cast<int>(node.inputs.size()))) {
+        if (node.inputs[static_cast<size_t>(i)] == id) return true;
+      }
+    }
+    return false;
+  }
 
   void take_out(int n) { gone_[static_cast<size_t>(n)] = 1; }
   void writes(int n, ValueId id) { writer_[static_cast<size_t>(id)] = n; }
@@ -62,7 +72,9 @@ void fuse_addends(Fusing& f) {
       const int at = f.writer(product);
       if (at == kNoNode || f.readers(product).size() != 1 || f.writer(addend) >= at) continue;
       Node& node = f.nodes[static_cast<size_t>(at)];
-      if (!takes_addend(node) || node.outputs[0] != product) continue;
+      if (!takes_addend(node) || node.outputs[0] != product ||
+          f.changes_between(addend, at, static_cast<int>(n)))
+        continue;
       node.inputs.push_back(addend);
       node.outputs[0] = sum;
       f.writes(at, sum);
@@ -71,6 +83,9 @@ void fuse_addends(Fusing& f) {
     }
   }
 }
+
+double eps(const Node& norm) { return std::get<RmsNormAttrs>(norm.attributes).eps; }
+int classes(const Node& loss) { return std::get<CrossEntropyAttrs>(loss.attributes).classes; }
 
 /// The nodes that a head_loss stands for, found from the gradient of its cross_entropy.
 struct Head {
@@ -92,20 +107,28 @@ struct Head {
     h.linear = f.writer(logits);
     h.loss = readers(logits, 2)[0];
     if (!is(h.linear, Op::kLinear) || node(h.linear).inputs.size() != 2 ||
-        !is(h.loss, Op::kCrossEntropy) || node(h.loss).inputs[1] != targets)
+        !is(h.loss, Op::kCrossEntropy) || node(h.loss).inputs[1] != targets ||
+        classes(node(h.loss)) != classes(node(loss_bwd)))
       return std::nullopt;
     const ValueId u = node(h.linear).inputs[0], weight = node(h.linear).inputs[1];
     h.norm = f.writer(u);
     h.linear_bwd_x = readers(dlogits, 2)[0], h.linear_bwd_w = readers(dlogits, 2)[1];
     if (!is(h.norm, Op::kRmsNorm) || !is(h.linear_bwd_x, Op::kLinearBwdX) ||
-        !is(h.linear_bwd_w, Op::kLinearBwdW) || node(h.linear_bwd_x).inputs[1] != weight ||
+        !is(h.linear_bwd_w, Op::kLinearBwdW) ||
+        node(h.linear_bwd_x).inputs != std::vector{dlogits, weight} ||
+        node(h.linear_bwd_w).inputs != std::vector{dlogits, u} ||
         readers(u, 2) != std::vector{h.linear, h.linear_bwd_w})
       return std::nullopt;
-    h.norm_bwd = readers(node(h.linear_bwd_x).outputs[0], 1)[0];
-    if (!is(h.norm_bwd, Op::kRmsNormBwd) || node(h.norm_bwd).inputs.size() != 3 ||
-        node(h.norm_bwd).inputs[1] != node(h.norm).inputs[0] ||
-        node(h.norm_bwd).inputs[2] != node(h.norm).inputs[1])
+    const ValueId x = node(h.norm).inputs[0], norm_weight = node(h.norm).inputs[1],
+                  du = node(h.linear_bwd_x).outputs[0];
+    h.norm_bwd = readers(du, 1)[0];
+    if (!is(h.norm_bwd, Op::kRmsNormBwd) ||
+        node(h.norm_bwd).inputs != std::vector{du, x, norm_weight} ||
+        eps(node(h.norm_bwd)) != eps(node(h.norm)))
       return std::nullopt;
+    for (const ValueId id : {x, norm_weight, weight, targets}) {
+      if (f.changes_between(id, h.norm, std::max(h.linear_bwd_w, h.norm_bwd))) return std::nullopt;
+    }
     for (const ValueId id : node(h.loss).outputs) {
       for (const int n : f.readers(id)) {
         if (n <= loss_bwd) return std::nullopt;  // before the one node that would write it
@@ -124,8 +147,7 @@ void fuse_head(Fusing& f, const Graph& graph, const std::function<bool(const Cal
     const Node &norm = node(head->norm), &loss = node(head->loss), &loss_bwd = f.nodes[n],
                &norm_bwd = node(head->norm_bwd);
     Node one{Op::kHeadLoss,
-             HeadLossAttrs{std::get<RmsNormAttrs>(norm.attributes).eps,
-                           std::get<CrossEntropyAttrs>(loss.attributes).classes},
+             HeadLossAttrs{eps(norm), classes(loss)},
              {norm.inputs[0], norm.inputs[1], node(head->linear).inputs[1], loss.inputs[1],
               loss_bwd.inputs[0]},
              {loss.outputs[0], loss.outputs[1], norm_bwd.outputs[0], norm_bwd.outputs[1],

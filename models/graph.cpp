@@ -92,6 +92,28 @@ bool overlaps(const Interval& a, const Interval& b) {
   return a.first <= b.last && b.first <= a.last;
 }
 
+void expect_types(const Graph& graph, const Node& node, const std::string& where) {
+  std::vector<const ValueType*> in;
+  for (ValueId id : node.inputs) in.push_back(id == kNoValue ? nullptr : &graph.value(id).type);
+  std::vector<ValueType> out;
+  try {
+    out = infer(node.op, node.attributes, in);
+  } catch (const ShapeError& e) {
+    throw std::logic_error(where + ": " + e.what());
+  }
+  if (out.size() != node.outputs.size()) {
+    throw std::logic_error(where + " writes " + std::to_string(node.outputs.size()) +
+                           " values, its op " + std::to_string(out.size()));
+  }
+  for (size_t i = 0; i < out.size(); ++i) {
+    const GraphValue& value = graph.value(node.outputs[i]);
+    if (out[i].dtype != value.type.dtype || out[i].shape != value.type.shape) {
+      throw std::logic_error(where + " writes " + out[i].shape.text() + " to " + value.name + " " +
+                             value.type.shape.text());
+    }
+  }
+}
+
 }  // namespace
 
 MemoryPlan plan_memory(const Graph& graph, std::span<const int64_t> workspace_bytes,
@@ -156,11 +178,16 @@ void verify_graph(const Graph& graph, const MemoryPlan& plan,
       }
       if (writes) updated[static_cast<size_t>(id)] = 1;
     }
+    expect_types(graph, node, where);
     for (ValueId id : node.outputs) {
       if (written[static_cast<size_t>(id)])
         throw std::logic_error(where + " writes " + graph.value(id).name + " a second time");
       written[static_cast<size_t>(id)] = 1;
     }
+  }
+  for (ValueId id : keep) {
+    if (graph.value(id).role == Role::kTemporary && !written[static_cast<size_t>(id)])
+      throw std::logic_error(graph.value(id).name + " is kept, but no node writes it");
   }
   std::vector<Interval> all = lifetimes(graph, workspace_bytes, keep, members, real_bytes, unread);
   for (size_t v = 0; v < graph.values().size(); ++v) all[v].offset = plan.offset[v];

@@ -73,8 +73,9 @@ MemoryPlan plan_memory(const Graph& graph, std::span<const int64_t> workspace_by
                        std::span<const ValueId> keep, int members, int64_t real_bytes,
                        Unread unread = Unread::kStored);
 
-/// Walks graph and plan: every value is written before it is read, no live value shares memory with another, no state is read
-/// after it was updated. Throws std::logic_error naming node and value: a mistake of ours, not of a user.
+/// Walks graph and plan: a node's outputs have the types that its op's rule gives, every value is written once and before it is
+/// read, what is kept is written, no live value shares memory with another, no weight is read after its update and no state
+/// updated twice. Throws std::logic_error naming node and value: a mistake of ours, not of a user.
 void verify_graph(const Graph& graph, const MemoryPlan& plan,
                   std::span<const int64_t> workspace_bytes, std::span<const ValueId> keep,
                   int members, int64_t real_bytes, Unread unread = Unread::kStored);

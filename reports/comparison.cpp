@@ -234,6 +234,7 @@ std::vector<RunGroup> load(Database& database, const CompareOptions& options) {
   std::vector<RunGroup> groups = load_groups(
       database,
       {.filter = options.filter, .keys = options.group_by, .solve_threshold = options.threshold});
+  require_settings(options.group_by, groups, options.filter);
   if (options.sort_by_median) sort_by_median(groups, tested_lengths(groups), options);
   return groups;
 }
@@ -286,9 +287,7 @@ Table comparison_of(const std::vector<RunGroup>& groups, const CompareOptions& o
     append(score_columns(shape, options, "", ""));
   } else {
     for (const ScoredLength& length : lengths) {
-      const std::string prefix = length.exact() ? fmt::format("l{}.", length.max)
-                                                : fmt::format("l{}_{}.", length.min, length.max);
-      append(score_columns(shape, options, prefix, "length " + length.text()));
+      append(score_columns(shape, options, length.column_prefix(), "length " + length.text()));
     }
   }
   append(tail_columns());

@@ -38,6 +38,7 @@ struct CompareOptions {
 /// median, mean ± sd, success rate with Wilson's interval, standard error, levels; then steps to
 /// solve, parameters, wall time. The best median and the best run are marked only where all rows
 /// share one protocol; otherwise a note names the choices that differ.
+/// Errors: std::invalid_argument when the threshold is not in (0, 1] and a length was tested, or as require_settings().
 Table compare(Database& database, const CompareOptions& options);
 
 /// kWide where the text fits into `columns` terminal columns, else kLong.

@@ -111,6 +111,7 @@ std::vector<Figure> curves(Database& database, const CurvesOptions& options) {
     keys.insert(keys.begin(), "task.name");
   const std::vector<RunGroup> groups =
       load_groups(database, {.filter = options.filter, .keys = keys, .solve_steps = false});
+  require_settings(options.group_by, groups, options.filter);
   std::vector<std::string> order;
   std::map<std::string, std::vector<const RunGroup*>> tasks;
   for (const RunGroup& group : groups) {

@@ -20,6 +20,7 @@ struct CurvesOptions {
 /// run, lines at chance, at the best constant answer where that is higher, and at the expected
 /// best of as many useless models as the largest group has runs. Tasks without a score at an exact
 /// length have no figure.
+/// Errors: as require_settings().
 std::vector<Figure> curves(Database& database, const CurvesOptions& options);
 
 }  // namespace statelab

@@ -34,6 +34,14 @@ int section_rank(const std::string& key) {
   return rank;
 }
 
+std::vector<std::string> by_section(const std::set<std::string>& keys) {
+  std::vector<std::string> sorted(keys.begin(), keys.end());
+  std::stable_sort(sorted.begin(), sorted.end(), [](const std::string& a, const std::string& b) {
+    return section_rank(a) < section_rank(b);
+  });
+  return sorted;
+}
+
 }  // namespace
 
 FlatConfig flatten_config(const std::string& json) {
@@ -66,11 +74,15 @@ std::vector<std::string> differing_keys(const std::vector<FlatConfig>& configs) 
       if (!config.count(key)) keys.insert(key);
     }
   }
-  std::vector<std::string> sorted(keys.begin(), keys.end());
-  std::stable_sort(sorted.begin(), sorted.end(), [](const std::string& a, const std::string& b) {
-    return section_rank(a) < section_rank(b);
-  });
-  return sorted;
+  return by_section(keys);
+}
+
+std::vector<std::string> all_keys(const std::vector<FlatConfig>& configs) {
+  std::set<std::string> keys;
+  for (const FlatConfig& config : configs) {
+    for (const auto& [key, value] : config) keys.insert(key);
+  }
+  return by_section(keys);
 }
 
 std::vector<std::string> swept_keys(const std::vector<FlatConfig>& configs) {

@@ -27,6 +27,9 @@ std::vector<std::string> differing_keys(const std::vector<FlatConfig>& configs);
 /// follows from the task.
 std::vector<std::string> swept_keys(const std::vector<FlatConfig>& configs);
 
+/// Every key that one of the configurations has, in the order of differing_keys().
+std::vector<std::string> all_keys(const std::vector<FlatConfig>& configs);
+
 /// What columns call these keys: the last part ("lr"), or as many parts as tell them apart.
 std::vector<std::string> short_names(const std::vector<std::string>& keys);
 

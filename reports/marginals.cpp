@@ -35,9 +35,7 @@ std::vector<Column> columns_of(const std::vector<ScoredLength>& lengths,
                                  {.key = "runs", .title = "runs", .type = kInteger}};
   const std::string threshold = fmt::format("≥ {:g} %", 100 * options.threshold);
   for (const ScoredLength& length : lengths) {
-    const std::string prefix = length.exact() ? fmt::format("l{}.", length.max)
-                                              : fmt::format("l{}_{}.", length.min, length.max);
-    const std::string block = "length " + length.text();
+    const std::string prefix = length.column_prefix(), block = "length " + length.text();
     columns.push_back({.key = prefix + "success",
                        .title = "runs " + threshold,
                        .type = kPercent,
@@ -115,6 +113,7 @@ std::optional<int64_t> longest_length(const ScoredRun& run, Metric metric, doubl
 Table marginals(Database& database, const MarginalOptions& options) {
   const std::vector<RunGroup> settings =
       load_groups(database, {.filter = options.filter, .keys = {}, .solve_steps = false});
+  require_settings(options.keys, settings, options.filter);
   std::vector<std::string> keys = options.keys;
   if (keys.empty()) {
     std::vector<FlatConfig> configs;

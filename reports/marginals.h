@@ -24,7 +24,7 @@ std::optional<int64_t> longest_length(const ScoredRun& run, Metric metric, doubl
 /// One row per value of each key, and one of all runs: settings, runs, success rate with Wilson's interval at each
 /// length, median score, median and best of longest_length(). Runs that diverged or failed count as not reaching
 /// anything. In a balanced design the difference of two rows of a key is its main effect.
-/// Errors: std::invalid_argument when the threshold is not in (0, 1] and a length was tested.
+/// Errors: std::invalid_argument when the threshold is not in (0, 1] and a length was tested, or as require_settings().
 Table marginals(Database& database, const MarginalOptions& options);
 
 }  // namespace statelab

@@ -155,6 +155,10 @@ std::string ScoredLength::text() const {
   return exact() ? fmt::format("{}", max) : fmt::format("{}..{}", min, max);
 }
 
+std::string ScoredLength::column_prefix() const {
+  return exact() ? fmt::format("l{}.", max) : fmt::format("l{}_{}.", min, max);
+}
+
 std::strong_ordering ScoredLength::operator<=>(const ScoredLength& other) const {
   if (exact() != other.exact())
     return exact() ? std::strong_ordering::less : std::strong_ordering::greater;
@@ -230,6 +234,22 @@ std::vector<RunGroup> load_groups(Database& database, const GroupOptions& option
   }
   if (options.solve_steps) load_solve_steps(database, filter, options.solve_threshold, groups);
   return groups;
+}
+
+void require_settings(const std::vector<std::string>& keys, const std::vector<RunGroup>& groups,
+                      const RunFilter& filter) {
+  if (keys.empty() || groups.empty()) return;
+  std::vector<FlatConfig> settings;
+  for (const RunGroup& group : groups)
+    settings.insert(settings.end(), group.settings.begin(), group.settings.end());
+  std::vector<std::string> known = all_keys(settings);
+  known.insert(known.begin(), "model");
+  for (const std::string& key : keys) {
+    if (std::find(known.begin(), known.end(), key) != known.end()) continue;
+    throw std::invalid_argument(
+        fmt::format("{}: no run has a setting \"{}\"; settings, all but the seed, are {}",
+                    filter_text(filter), key, fmt::join(known, ", ")));
+  }
 }
 
 std::vector<ScoredLength> tested_lengths(const std::vector<RunGroup>& groups) {

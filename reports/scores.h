@@ -18,7 +18,8 @@ namespace statelab {
 struct ScoredLength {
   int64_t min = 0, max = 0;
   bool exact() const { return min == max; }
-  std::string text() const;  ///< "256" or "40..256"
+  std::string text() const;           ///< "256" or "40..256"
+  std::string column_prefix() const;  ///< of its columns' keys: "l256." or "l40_256."
   /// Exact lengths first, ascending; then ranges.
   std::strong_ordering operator<=>(const ScoredLength& other) const;
   bool operator==(const ScoredLength&) const = default;
@@ -77,6 +78,11 @@ struct GroupOptions {
 /// Of several test evaluations at one length that of the run's configuration counts, else the one
 /// with most samples.
 std::vector<RunGroup> load_groups(Database& database, const GroupOptions& options);
+
+/// Refuses keys that nothing can be grouped by: std::invalid_argument naming the first key that is neither "model" nor in a
+/// setting of `groups`, and all that are. Without runs there is nothing to judge by, and every key passes.
+void require_settings(const std::vector<std::string>& keys, const std::vector<RunGroup>& groups,
+                      const RunFilter& filter);
 
 /// Every length that any run was tested at.
 std::vector<ScoredLength> tested_lengths(const std::vector<RunGroup>& groups);

@@ -56,6 +56,7 @@ Selection select_settings(Database& database, const SelectionOptions& options) {
     throw std::invalid_argument(fmt::format("top: must be at least 1, is {}", options.top));
   const std::vector<RunGroup> settings =
       load_groups(database, {.filter = options.filter, .keys = {}, .solve_steps = false});
+  require_settings(options.group_by, settings, options.filter);
   const std::optional<ScoredLength> length =
       options.length ? options.length : longest_validated(settings);
   if (!length) {

@@ -34,7 +34,7 @@ struct Selection {
 
 /// Ranks the settings of finished runs by their mean validation accuracy; ties go to the higher mean over all validated
 /// lengths, then to the setting that was added first. Settings without a validation at the length are left out.
-/// Errors: std::invalid_argument when top < 1 or no run was validated.
+/// Errors: std::invalid_argument when top < 1, no run was validated, or as require_settings().
 Selection select_settings(Database& database, const SelectionOptions& options);
 
 }  // namespace statelab

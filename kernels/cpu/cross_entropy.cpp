@@ -13,15 +13,11 @@ namespace {
 Partition row_blocks(int64_t rows) { return Partition::of(rows, 16, 256); }
 
 int blocks_fwd(const CallShapes& c) { return row_blocks(c.in[1]->shape.size()).parts; }
-int64_t workspace_fwd(const CallShapes& c) {
-  return blocks_fwd(c) * padded(static_cast<int64_t>(sizeof(LossSums) / sizeof(float)));
-}
+int64_t workspace_fwd(const CallShapes& c) { return blocks_fwd(c) * kLossSumsReals; }
 
 template <class S>
 LossSums* partial(const Call& call, int member, int block) {
-  return reinterpret_cast<LossSums*>(
-      call.workspace.at<S>(member) +
-      block * padded(static_cast<int64_t>(sizeof(LossSums) / sizeof(float))));
+  return reinterpret_cast<LossSums*>(call.workspace.at<S>(member) + block * kLossSumsReals);
 }
 
 template <class S>

@@ -1,5 +1,6 @@
 // head_loss: rms_norm, linear, cross_entropy and their gradients, row by row; equations are in those files. Gradients of the
 // weights are summed over fixed runs of rows, then over the runs in order.
+#include <algorithm>
 #include <cmath>
 
 #include "kernels/cpu/eigen.h"
@@ -12,14 +13,12 @@ namespace {
 enum In { kH, kNorm, kHead, kTargets, kDloss };
 enum Out { kLoss, kAccuracy, kDh, kDnorm, kDhead };
 
-constexpr int64_t kSumReals = 16;  // of the workspace, for LossSums in any scalar
-
 Partition row_blocks(int64_t rows) { return Partition::of(rows, 16, 128); }
 int blocks(const CallShapes& c) { return row_blocks(c.in[kTargets]->shape.size()).parts; }
 
 /// Of one block: the sums of the loss, dnorm, dhead.
 int64_t part_elements(const Shape& head) {
-  return kSumReals + padded(head[1]) + padded(head.size());
+  return kLossSumsReals + padded(head[1]) + padded(head.size());
 }
 int64_t workspace(const CallShapes& c) { return blocks(c) * part_elements(c.in[kHead]->shape); }
 int64_t scratch(const CallShapes& c) {
@@ -35,7 +34,7 @@ struct Part {
     const Shape& head = *call.in[kHead].shape;
     S* const at = call.workspace.at<S>(member) + block * part_elements(head);
     sums = reinterpret_cast<LossSums*>(at);
-    dnorm = at + kSumReals;
+    dnorm = at + kLossSumsReals;
     dhead = dnorm + padded(head[1]);
   }
 };

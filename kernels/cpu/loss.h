@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 
 namespace statelab::cpu {
 
@@ -10,6 +11,9 @@ namespace statelab::cpu {
 struct LossSums {
   double loss = 0, correct = 0, count = 0;
 };
+/// Of a workspace, for LossSums whatever its scalar: a multiple of padded()'s step.
+inline constexpr int64_t kLossSumsReals = 16;
+static_assert(sizeof(LossSums) <= kLossSumsReals * sizeof(float));
 
 /// First position of the largest of n logits; NaN never wins over a number.
 template <class S>

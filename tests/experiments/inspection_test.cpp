@@ -29,6 +29,12 @@ TEST(SymbolDistribution, GivesQuartilesBetweenOrderStatistics) {
   EXPECT_EQ(distribution_of({}, false).count, 0);
 }
 
+TEST(SymbolDistribution, MeansAreOfValuesOrOfDirections) {
+  EXPECT_DOUBLE_EQ(arithmetic_mean(std::vector{0.75, -0.75, 0.6}), 0.2);
+  EXPECT_EQ(arithmetic_mean({}), 0);
+  EXPECT_NEAR(std::abs(circular_mean(std::vector{0.75, -0.75})), 1, 1e-15);
+}
+
 TEST(SymbolDistribution, OfAnglesAboutAHalfTurnIsNotTorn) {
   const SymbolDistribution d = distribution_of({0.98, -0.98, 1.0, -0.99, 0.99}, true);
   EXPECT_NEAR(std::abs(d.mean), 1, 1e-12);

@@ -122,5 +122,28 @@ TEST_F(Command, CompareByShowsEachValueOfEachSetting) {
   EXPECT_EQ(statelab("compare --by swept --published").code, 2);
 }
 
+TEST_F(Command, UnknownSettingsAreRefusedBesideThoseThatRunsHave) {
+  write("tiny.yaml", kTiny);
+  ASSERT_EQ(statelab("run tiny.yaml").code, 0);
+  const std::string before = text_of(folder_ / "statelab.db");
+  for (const std::string command : {"compare --by", "compare --group", "report --group",
+                                    "report --output page --group", "confirm tiny --group"}) {
+    for (const std::string key : {"nonsense", "model.d_stat", "seed", "swept,model"}) {
+      const Outcome o = statelab(command + " model," + key);
+      EXPECT_EQ(o.code, 2) << command << " " << key << o.err;
+      EXPECT_EQ(o.out, "") << command << " " << key;
+      const std::string unknown = key.substr(0, key.find(','));
+      EXPECT_NE(o.err.find("no run has a setting \"" + unknown + "\""), std::string::npos) << o.err;
+      EXPECT_NE(o.err.find(" are model, task.name, "), std::string::npos) << o.err;
+      EXPECT_NE(o.err.find(", model.rotation, "), std::string::npos)
+          << "one mixer has it: " << o.err;
+    }
+    EXPECT_FALSE(fs::exists(folder_ / "page"));
+    EXPECT_EQ(statelab(command + " model.rotation").code, 0) << command;
+    fs::remove_all(folder_ / "page");
+  }
+  EXPECT_EQ(text_of(folder_ / "statelab.db"), before) << "reading must not change the database";
+}
+
 }  // namespace
 }  // namespace statelab::testing

@@ -4,6 +4,7 @@
 
 #include "experiments/field.h"
 #include "experiments/run_check.h"
+#include "experiments/run_row.h"
 #include "experiments/sweep.h"
 
 namespace statelab {
@@ -125,6 +126,18 @@ TEST(RunConfig, WhatTheMixerNeverReadsDoesNotTellRunsApart) {
     b.model.eigenvalue_min = -1;
     EXPECT_NE(run_id(a), run_id(b)) << mixer;
   }
+}
+
+TEST(RunConfig, ItsRowHasTheIdsOfItsTextAndTheStepsOfAllStages) {
+  RunConfig run = checked_default();
+  run.train.curriculum = {{30, {3, 8}}, {12, {3, 16}}};
+  const NewRun row = run_row(run, "two-stages");
+  EXPECT_EQ(row.name, "two-stages");
+  EXPECT_EQ(row.config, canonical_json(run));
+  EXPECT_EQ(row.run_id, run_id(run));
+  EXPECT_EQ(row.group_id, group_id(run));
+  EXPECT_EQ(row.shape_key, shape_key(run));
+  EXPECT_EQ(row.total_steps, 42);
 }
 
 TEST(RunConfig, GroupsDifferInTheSeedOnly) {

@@ -148,5 +148,161 @@ TEST(Fusion, AHeadWhoseLogitsAreKeptOrThatNoKernelTakesStays) {
   EXPECT_EQ(count(fused(t.graph, t.results, kEverything), Op::kHeadLoss), 0);
 }
 
+TEST(Fusion, EitherTermMayBeTheProductAndHasOneAddendAtMost) {
+  Graph g;
+  const ValueId x = g.parameter("x", {4, 8}), w = g.parameter("w", {8, 8});
+  const ValueId y = g.apply1(Op::kLinear, {}, {x, w}), first = g.apply1(Op::kAdd, {}, {y, x});
+  const ValueId z = g.apply1(Op::kLinear, {}, {x, w}), second = g.apply1(Op::kAdd, {}, {first, z});
+  const ValueId third = g.apply1(Op::kAdd, {}, {second, x});
+  const Graph graph = fused(g, std::vector{third}, kNothing);
+  ASSERT_EQ(graph.nodes().size(), 3u);
+  EXPECT_EQ(graph.nodes()[0].inputs, (std::vector{x, w, x}));
+  EXPECT_EQ(graph.nodes()[0].outputs, std::vector{first});
+  EXPECT_EQ(graph.nodes()[1].inputs, (std::vector{x, w, first}));
+  EXPECT_EQ(graph.nodes()[1].outputs, std::vector{second});
+  EXPECT_EQ(graph.nodes()[2].op, Op::kAdd) << "the second linear has its addend already";
+}
+
+TEST(Fusion, TheGradientOfANormsWeightTakesNoAddend) {
+  Graph g;
+  const ValueId x = g.parameter("x", {4, 8}), w = g.parameter("w", {8});
+  const std::vector<ValueId> d = g.apply(Op::kRmsNormBwd, RmsNormAttrs{}, {x, x, w});
+  const ValueId dx = g.apply1(Op::kAdd, {}, {x, d[0]}), dw = g.apply1(Op::kAdd, {}, {w, d[1]});
+  const Graph graph = fused(g, std::vector{dx, dw}, kNothing);
+  ASSERT_EQ(graph.nodes().size(), 2u);
+  EXPECT_EQ(graph.nodes()[0].inputs, (std::vector{x, x, w, x}));
+  EXPECT_EQ(graph.nodes()[0].outputs, (std::vector{dx, d[1]}));
+  EXPECT_EQ(graph.nodes()[1].outputs, std::vector{dw});
+}
+
+/// Overwrites a weight and its moments.
+void update(Graph& g, ValueId weight, ValueId exp_avg, ValueId exp_avg_sq, ValueId gradient) {
+  const ValueId one = g.apply1(Op::kConstant, ConstantAttrs{1.0}, {});
+  g.apply(Op::kAdamW, AdamWAttrs{{true}},
+          {one, g.state("lr", DType::kFloat64, {1}), g.state("step", DType::kInt32, {1}),
+           g.state("settings", DType::kFloat64, {kSettings}),
+           g.state("diverged_at", DType::kInt32, {1}), weight, exp_avg, exp_avg_sq, gradient});
+}
+
+TEST(Fusion, AStateThatChangesBeforeItIsAddedIsNotReadEarlier) {
+  for (const bool changes : {false, true}) {
+    Graph g;
+    const ValueId x = g.parameter("x", {4, 8}), w = g.parameter("w", {8, 8});
+    const ValueId m = g.state("m", DType::kReal, {4, 8}), v = g.state("v", DType::kReal, {4, 8});
+    const ValueId p = g.parameter("p", {4, 8});
+    const ValueId y = g.apply1(Op::kLinear, {}, {x, w});
+    if (changes) update(g, p, m, v, x);
+    const ValueId sum = g.apply1(Op::kAdd, {}, {m, y});
+    EXPECT_EQ(count(fused(g, std::vector{sum}, kNothing), Op::kAdd), changes ? 1 : 0);
+  }
+}
+
+TEST(Fusion, WhateverIsKeptIsWrittenAndTheVerifierPasses) {
+  for (const ModelConfig& config : configs()) {
+    const Training t = training(config);
+    std::vector<ValueId> all;
+    for (size_t v = 0; v < t.graph.values().size(); ++v) {
+      const auto id = static_cast<ValueId>(v);
+      if (t.graph.value(id).role != Role::kTemporary) continue;
+      all.push_back(id);
+      std::vector<ValueId> keep = t.results;
+      keep.push_back(id);
+      const Graph graph = fused(t.graph, keep, kEverything);
+      const std::vector<int64_t> workspace(graph.nodes().size(), 64);
+      const MemoryPlan plan = plan_memory(graph, workspace, keep, 3, 4, Unread::kDropped);
+      ASSERT_NO_THROW(verify_graph(graph, plan, workspace, keep, 3, 4, Unread::kDropped))
+          << config.mixer << " keeps " << t.graph.value(id).name;
+      EXPECT_GE(plan.offset[v], 0) << config.mixer << " keeps " << t.graph.value(id).name;
+    }
+    EXPECT_EQ(fused(t.graph, all, kEverything).nodes().size(), t.graph.nodes().size())
+        << config.mixer << ": nothing lies between values that are all kept";
+  }
+}
+
+/// norm, linear, cross_entropy and their gradients by hand, so that each operand can be another.
+struct HandMadeHead {
+  Graph graph;
+  ValueId h = graph.parameter("h", {2, 3, 8}), norm = graph.parameter("norm", {8}),
+          head = graph.parameter("head", {6, 8}), dloss = graph.parameter("dloss", {1}),
+          targets = graph.state("targets", DType::kInt32, {2, 3});
+  ValueId u, logits, loss, dlogits, du, dhead;
+  std::vector<ValueId> results;
+
+  struct Change {
+    double eps_bwd = 1e-5;
+    int classes_bwd = 5;
+    bool other_h = false, other_norm = false, other_head = false, other_targets = false;
+    bool transposed = false, early_reader = false, h_changes = false;
+    ValueId HandMadeHead::*read_again = nullptr;
+  };
+  explicit HandMadeHead(const Change& c) {
+    if (c.transposed) h = graph.parameter("h6", {2, 3, 6}), norm = graph.parameter("norm6", {6});
+    if (c.transposed) head = graph.parameter("head6", {6, 6});
+    const auto other = [&](ValueId id) {
+      return graph.parameter("other", graph.value(id).type.shape);
+    };
+    if (c.h_changes) h = graph.state("moment", DType::kReal, {2, 3, 8});
+    u = graph.apply1(Op::kRmsNorm, RmsNormAttrs{1e-5}, {h, norm});
+    if (c.h_changes)
+      update(graph, other(h), h, graph.state("v", DType::kReal, {2, 3, 8}), other(h));
+    logits = graph.apply1(Op::kLinear, {}, {u, head});
+    const auto scores = graph.apply(Op::kCrossEntropy, CrossEntropyAttrs{5}, {logits, targets});
+    loss = scores[0];
+    if (c.early_reader) results.push_back(graph.apply1(Op::kAdd, {}, {loss, loss}));
+    const ValueId targets_bwd =
+        c.other_targets ? graph.state("other", DType::kInt32, {2, 3}) : targets;
+    dlogits = graph.apply1(Op::kCrossEntropyBwd, CrossEntropyAttrs{c.classes_bwd},
+                           {dloss, logits, targets_bwd});
+    du = graph.apply1(Op::kLinearBwdX, {}, {dlogits, c.other_head ? other(head) : head});
+    dhead = graph.apply1(Op::kLinearBwdW, {},
+                         c.transposed ? std::vector{u, dlogits} : std::vector{dlogits, u});
+    const auto d = graph.apply(Op::kRmsNormBwd, RmsNormAttrs{c.eps_bwd},
+                               {du, c.other_h ? other(h) : h, c.other_norm ? other(norm) : norm});
+    if (c.read_again != nullptr)
+      results.push_back(graph.apply1(Op::kAdd, {}, {this->*c.read_again, this->*c.read_again}));
+    for (const ValueId id : {scores[0], scores[1], d[0], d[1], dhead}) results.push_back(id);
+  }
+  int fused_heads(std::vector<ValueId> keep = {}) const {
+    keep.insert(keep.end(), results.begin(), results.end());
+    return count(fused(graph, keep, kEverything), Op::kHeadLoss);
+  }
+};
+
+TEST(Fusion, AHeadIsOneNodeOnlyWhereBothDirectionsAgree) {
+  using H = HandMadeHead;
+  EXPECT_EQ(H({}).fused_heads(), 1);
+  EXPECT_EQ(H({.eps_bwd = 1e-6}).fused_heads(), 0);
+  EXPECT_EQ(H({.classes_bwd = 6}).fused_heads(), 0);
+  EXPECT_EQ(H({.other_h = true}).fused_heads(), 0);
+  EXPECT_EQ(H({.other_norm = true}).fused_heads(), 0);
+  EXPECT_EQ(H({.other_head = true}).fused_heads(), 0);
+  EXPECT_EQ(H({.other_targets = true}).fused_heads(), 0);
+  EXPECT_EQ(H({.transposed = true}).fused_heads(), 0) << "its dhead is that of the transpose";
+}
+
+TEST(Fusion, AHeadIsOneNodeOnlyWhereNobodyReadsWhatLiesBetween) {
+  using H = HandMadeHead;
+  const std::vector<ValueId H::*> between = {&H::u, &H::logits, &H::dlogits, &H::du};
+  for (const auto value : between) {
+    EXPECT_EQ(H({.read_again = value}).fused_heads(), 0);
+    const H whole({});
+    EXPECT_EQ(whole.fused_heads({whole.*value}), 0);
+  }
+  for (const auto value : {&H::h, &H::loss, &H::dhead})
+    EXPECT_EQ(H({.read_again = value}).fused_heads(), 1) << "is still there";
+  EXPECT_EQ(H({.early_reader = true}).fused_heads(), 0)
+      << "the one node would write the loss after its reader";
+}
+
+TEST(Fusion, AHeadIsReadBeforeItsUpdate) {
+  EXPECT_EQ(HandMadeHead({.h_changes = true}).fused_heads(), 0) << "read before and after";
+  HandMadeHead h({});
+  const auto moments = [&](const char* name) { return h.graph.state(name, DType::kReal, {6, 8}); };
+  update(h.graph, h.head, moments("m"), moments("v"), h.dhead);
+  const Graph graph = fused(h.graph, h.results, kEverything);
+  EXPECT_EQ(count(graph, Op::kHeadLoss), 1);
+  EXPECT_EQ(graph.nodes().back().op, Op::kAdamW);
+}
+
 }  // namespace
 }  // namespace statelab

@@ -46,6 +46,46 @@ TEST(Graph, ShapeErrorNamesOpRuleAndShapes) {
   EXPECT_EQ(message([&] { g.apply(Op::kAdd, {}, {x}); }), "[add] takes 2 operands, got 1");
 }
 
+TEST(Graph, WhatIsAddedHasTheShapeAndTypeOfTheSum) {
+  Graph g;
+  const ValueId x = g.parameter("x", {4, 8}), w = g.parameter("w", {3, 8}),
+                n = g.parameter("n", {8});
+  const ValueId count = g.state("count", DType::kInt32, {4, 3});
+  const auto refusal = [&](Op op, const Attributes& attributes, const std::vector<ValueId>& in) {
+    return message([&] { g.apply(op, attributes, in); });
+  };
+  EXPECT_EQ(refusal(Op::kLinear, {}, {x, w, x}), "[linear] addend must be (4, 3), is (4, 8)");
+  EXPECT_EQ(refusal(Op::kLinear, {}, {x, w, count}), "[linear] addend has the wrong element type");
+  EXPECT_EQ(refusal(Op::kLinear, {}, {x, w, kNoValue}), "");
+  EXPECT_EQ(refusal(Op::kLinear, {}, {x, w, x, x}), "[linear] takes 2 or 3 operands, got 4");
+  EXPECT_EQ(refusal(Op::kRmsNormBwd, RmsNormAttrs{}, {x, x, n, w}),
+            "[rms_norm_bwd] addend must be (4, 8), is (3, 8)");
+  EXPECT_EQ(refusal(Op::kAdd, {}, {count, count}), "[add] a has the wrong element type");
+}
+
+TEST(Graph, HeadLossRefusesWhatDoesNotFitItsHead) {
+  Graph g;
+  const ValueId h = g.parameter("h", {2, 3, 8}), flat = g.parameter("flat", {6, 8}),
+                norm = g.parameter("norm", {8}), head = g.parameter("head", {5, 8}),
+                one = g.parameter("one", {1}), targets = g.state("t", DType::kInt32, {2, 3});
+  const auto refusal = [&](const std::vector<ValueId>& in, int classes = 5) {
+    return message([&] { g.apply(Op::kHeadLoss, HeadLossAttrs{1e-5, classes}, in); });
+  };
+  EXPECT_EQ(refusal({h, norm, head, targets, one}), "");
+  EXPECT_EQ(refusal({flat, norm, head, targets, one}),
+            "[head_loss] h must be (batch, seqlen, d), is (6, 8)");
+  EXPECT_EQ(refusal({h, norm, head, targets, one}, 6),
+            "[head_loss] head must be (>= 6, 8), is (5, 8)");
+  EXPECT_EQ(refusal({h, one, head, targets, one}), "[head_loss] norm must be (8), is (1)");
+  EXPECT_EQ(refusal({h, norm, head, one, one}), "[head_loss] targets has the wrong element type");
+  EXPECT_EQ(refusal({h, norm, head, targets, norm}), "[head_loss] dloss must be (1), is (8)");
+  EXPECT_EQ(message([&] {
+              const ValueId logits = g.parameter("logits", {2, 3, 5});
+              g.apply(Op::kCrossEntropyBwd, CrossEntropyAttrs{5}, {norm, logits, targets});
+            }),
+            "[cross_entropy_bwd] dloss must be (1), is (8)");
+}
+
 TEST(Autodiff, OpWithoutGradientIsAnErrorThatNamesIt) {
   Graph g;
   const ValueId x = g.parameter("x", {3});
@@ -123,6 +163,28 @@ TEST(Verifier, ReadingAWeightAfterItsUpdateIsFound) {
   const MemoryPlan plan = plan_memory(g, workspace, {}, 1, 4);
   EXPECT_EQ(message([&] { verify_graph(g, plan, workspace, {}, 1, 4); }),
             "node 1 (advance) updates step a second time");
+}
+
+TEST(Verifier, OutputsOfAnotherTypeThanTheRuleGivesAreFound) {
+  Graph g;
+  const ValueId x = g.parameter("x", {4, 8}), w = g.parameter("w", {8, 8});
+  const ValueId narrow = g.apply1(Op::kLinear, {}, {x, g.parameter("v", {3, 8})});
+  const ValueId y = g.apply1(Op::kLinear, {}, {x, w});
+  const std::vector<int64_t> workspace(1, 0);
+  const auto verified = [&](Node node, const std::vector<ValueId>& keep) {
+    const Graph other = g.with_nodes({std::move(node)});
+    const MemoryPlan plan = plan_memory(other, workspace, keep, 1, 4);
+    return message([&] { verify_graph(other, plan, workspace, keep, 1, 4); });
+  };
+  EXPECT_EQ(verified({Op::kLinear, {}, {x, w}, {y}}, {y}), "");
+  EXPECT_EQ(verified({Op::kLinear, {}, {x, w}, {narrow}}, {}),
+            "node 0 (linear) writes (4, 8) to linear.0.0 (4, 3)");
+  EXPECT_EQ(verified({Op::kLinear, {}, {x, w}, {y, narrow}}, {}),
+            "node 0 (linear) writes 2 values, its op 1");
+  EXPECT_EQ(verified({Op::kAdd, {}, {x, w}, {y}}, {}),
+            "node 0 (add): [add] b must be (4, 8), is (8, 8)");
+  EXPECT_EQ(verified({Op::kLinear, {}, {x, w}, {y}}, {narrow}),
+            "linear.0.0 is kept, but no node writes it");
 }
 
 }  // namespace

@@ -123,5 +123,11 @@ TEST(FigureCsv, HasOneLinePerPoint) {
   EXPECT_THAT(csv, HasSubstr(",80,0.7,0.6,0.9,3\n"));
 }
 
+TEST(Curves, RefuseKeysThatNoRunHas) {
+  SampleLab lab;
+  lab.add("s", {{.test = {{40, 1000}, {80, 500}}}});
+  EXPECT_THROW(curves(lab.database(), {.group_by = {"nonsense"}}), std::invalid_argument);
+}
+
 }  // namespace
 }  // namespace statelab

@@ -9,7 +9,9 @@
 namespace statelab {
 namespace {
 
+using testing::AllOf;
 using testing::HasSubstr;
+using testing::ThrowsMessage;
 
 const Cell& cell(const Table& table, size_t row, const std::string& key) {
   for (size_t c = 0; c < table.columns.size(); ++c) {
@@ -71,6 +73,34 @@ TEST(Marginals, TakeTheKeysLengthsAndThresholdAskedFor) {
   EXPECT_THROW(cell(t, 0, "l80.success"), std::out_of_range);
   EXPECT_THAT(render_text(t), HasSubstr("longest length ≥ 50 %"));
   EXPECT_THROW(marginals(lab.database(), {.threshold = 0}), std::invalid_argument);
+}
+
+TEST(Marginals, NameTheColumnsOfALengthAsACompareDoes) {
+  SampleLab lab;
+  lab.add("s", {{.test = {{40, 1000}}, .test_from_40 = {{256, 600}}}});
+  const std::vector<ScoredLength> lengths = {{40, 40}, {40, 256}};
+  const Table by = marginals(lab.database(), {.keys = {"model"}, .lengths = lengths}),
+              side_by_side = compare(lab.database(), {.lengths = lengths});
+  for (const char* key : {"l40.success", "l40.median", "l40_256.success", "l40_256.best"})
+    EXPECT_EQ(number(by, 0, key), number(side_by_side, 0, key)) << key;
+}
+
+TEST(Marginals, RefuseKeysThatNoRunHas) {
+  SampleLab lab;
+  EXPECT_EQ(marginals(lab.database(), {.keys = {"model.d_stat"}}).rows.size(), 1u) << "no runs yet";
+  add_two_by_two(lab);
+  const auto refused = [&](const std::string& key, const RunFilter& filter) {
+    return [&lab, key, filter] { marginals(lab.database(), {.filter = filter, .keys = {key}}); };
+  };
+  EXPECT_THAT(refused("model.d_stat", {.sweep = "design"}),
+              ThrowsMessage<std::invalid_argument>(
+                  AllOf(HasSubstr("sweep design: no run has a setting \"model.d_stat\""),
+                        HasSubstr("all but the seed, are model, task.name, "))));
+  EXPECT_THROW(refused("seed", {})(), std::invalid_argument) << "what groups are over";
+  lab.add("other", {{.mixer = "mamba2", .test = {{40, 500}}}});
+  EXPECT_EQ(marginals(lab.database(), {.keys = {"model.rotation"}}).rows.size(), 4u)
+      << "two, none, all";
+  EXPECT_THROW(refused("model.rotation", {.sweep = "other"})(), std::invalid_argument);
 }
 
 TEST(Marginals, RunsThatDivergedReachNothingButCount) {
