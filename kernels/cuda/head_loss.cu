@@ -9,6 +9,8 @@
 //   launch    grid x: runs of rows, y: members
 //   traffic   h of supervised rows, dh; a part of dhead and dnorm per run
 //   numerics  products and sums in fp32 in every precision, exponentials and the loss's sums in double, as cross_entropy
+#include <stdexcept>
+
 #include "kernels/cuda/kernels.h"
 #include "kernels/cuda/loss.cuh"
 #include "kernels/cuda/reduce.cuh"
@@ -278,9 +280,11 @@ void launch_rows(const HeadArgs& p, int members, CUstream_st* stream) {
     case 4:
       if constexpr (kV <= 16) return launch_rows<kV, 4>(p, members, stream);
       break;
-    default:
+    case 8:
       if constexpr (kV <= 8) return launch_rows<kV, 8>(p, members, stream);
+      break;
   }
+  throw std::logic_error("head_loss: no kernel for a head that limit() lets pass");
 }
 
 void launch(const CudaCall& call, CUstream_st* stream) {

@@ -213,6 +213,7 @@ RowProduct row_product(const CudaCall& call, int k, int n, int weight_n, int wei
 }
 
 void launch_fwd(const CudaCall& call, CUstream_st* stream) {
+  if (call.out[0].data == nullptr) return;
   const Shape& w = *call.in[1].shape;
   const RowProduct q = row_product(call, w[1], w[0], w[1], 1);
   if (streams(call) && launch_row_product(q, call.members, stream)) return;
@@ -226,6 +227,7 @@ void launch_fwd(const CudaCall& call, CUstream_st* stream) {
 }
 
 void launch_bwd_x(const CudaCall& call, CUstream_st* stream) {
+  if (call.out[0].data == nullptr) return;
   const Shape& w = *call.in[1].shape;
   const RowProduct q = row_product(call, w[0], w[1], 1, w[1]);
   if (streams(call) && launch_row_product(q, call.members, stream)) return;
@@ -294,6 +296,7 @@ __global__ void __launch_bounds__(32 * kSumShares)
 }
 
 void launch_bwd_w(const CudaCall& call, CUstream_st* stream) {
+  if (call.out[0].data == nullptr) return;
   const Shape &dy = *call.in[0].shape, &x = *call.in[1].shape;
   const int64_t n = call.out[0].shape->size();
   auto to = [&](int parts) -> const Operand& { return parts == 1 ? call.out[0] : call.workspace; };
