@@ -52,20 +52,6 @@ struct Places {
   static int bytes(const ScanDims& d) { return floats(d) + (kTokenFloats + 3 * d.nheads) * 4; }
 };
 
-/// Sum of one row of the accumulators times the tile's row, over this lane's columns.
-template <bool kSplit>
-__device__ __forceinline__ float row_product(const float (&acc)[kQuadPairs][4], int high,
-                                             const HeadTile<kSplit>& tile, int row) {
-  float sum = 0;
-  const uint32_t at = tile.at(row, QuadRow::column(0));
-#pragma unroll
-  for (int n = 0; n < kQuadPairs; ++n) {
-    const float2 v = tile.load_at(at ^ (16u * n));
-    sum = fmaf(acc[n][2 * high], v.x, fmaf(acc[n][2 * high + 1], v.y, sum));
-  }
-  return sum;
-}
-
 /// How two tiles of 16 tokens meet: T_rc of rows r and columns c, times weights.
 struct Meeting {
   const float *row_factor, *column_factor;  ///< off the diagonal, weights included
@@ -348,8 +334,8 @@ __global__ void __launch_bounds__(kScanThreads, 2)
 #pragma unroll
               for (int s = 0; s < kSteps; ++s) mma_rows(acc, own[s], state, s * 16);
               scale_rows(acc, token.from_start[low], token.from_start[low + 8]);
-              through[0] = row_sum(row_product<kSplit>(acc, 0, q, low));
-              through[1] = row_sum(row_product<kSplit>(acc, 1, q, low + 8));
+              through[0] = row_sum(row_dot<kSplit>(acc, 0, q, low));
+              through[1] = row_sum(row_dot<kSplit>(acc, 1, q, low + 8));
             }
             if (t == 0) sums.enters[low] = through[0], sums.enters[low + 8] = through[1];
           } else if (!last) {
@@ -409,8 +395,8 @@ __global__ void __launch_bounds__(kScanThreads, 2)
 #pragma unroll
           for (int s = 0; s < kSteps; ++s) mma_rows(acc, own[s], dstate, s * 16);
           scale_rows(acc, token.to_end[low], token.to_end[low + 8]);
-          through[0] = row_sum(row_product<kSplit>(acc, 0, k, low));
-          through[1] = row_sum(row_product<kSplit>(acc, 1, k, low + 8));
+          through[0] = row_sum(row_dot<kSplit>(acc, 0, k, low));
+          through[1] = row_sum(row_dot<kSplit>(acc, 1, k, low + 8));
         }
         const Meeting m{.row_factor = token.suffix,
                         .column_factor = token.prefix,

@@ -173,4 +173,18 @@ struct RawRows {
   }
 };
 
+/// Sum of one row of the accumulators times the tile's row, over this lane's columns.
+template <bool kSplit>
+__device__ __forceinline__ float row_dot(const float (&acc)[kQuadPairs][4], int high,
+                                         const HeadTile<kSplit>& tile, int row) {
+  float sum = 0;
+  const uint32_t at = tile.at(row, QuadRow::column(0));
+#pragma unroll
+  for (int n = 0; n < kQuadPairs; ++n) {
+    const float2 v = tile.load_at(at ^ (16u * n));
+    sum = fmaf(acc[n][2 * high], v.x, fmaf(acc[n][2 * high + 1], v.y, sum));
+  }
+  return sum;
+}
+
 }  // namespace statelab::cuda

@@ -20,20 +20,6 @@ namespace {
 
 constexpr int kSteps = kTiledHead / 16;
 
-/// Sum of one row of the accumulators times the tile's row, over this lane's columns.
-template <bool kSplit>
-__device__ __forceinline__ float row_dot(const float (&acc)[kQuadPairs][4], int high,
-                                         const HeadTile<kSplit>& tile, int row) {
-  float sum = 0;
-  const uint32_t at = tile.at(row, QuadRow::column(0));
-#pragma unroll
-  for (int n = 0; n < kQuadPairs; ++n) {
-    const float2 v = tile.load_at(at ^ (16u * n));
-    sum = fmaf(acc[n][2 * high], v.x, fmaf(acc[n][2 * high + 1], v.y, sum));
-  }
-  return sum;
-}
-
 /// out_rc = own_r.other_c for 16 rows from row0 on and the 16 of a block.
 template <bool kSplit>
 __device__ __forceinline__ void scores(float (&out)[2][4], const HeadTile<kSplit>& own, int row0,
