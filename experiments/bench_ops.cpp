@@ -87,6 +87,7 @@ class Works {
       each_length([&](int t) { embedding(t, model.d_model, backward); });
     for (const bool backward : {false, true})
       each_length([&](int t) { cross_entropy(t, backward); });
+    each_length([&](int t) { head_loss(t, model.d_model); });
     optimizer();
     return std::move(works_);
   }
@@ -289,6 +290,25 @@ class Works {
                    draws.integer({batch, seqlen}, kVocab)};
       if (backward) in.insert(in.begin(), scalar(DType::kReal, 1));
       return in;
+    };
+  }
+
+  void head_loss(int seqlen, int columns) {
+    const HeadLossAttrs attributes{.eps = RmsNormAttrs{}.eps, .classes = kVocab};
+    BenchWork& w =
+        add(Op::kHeadLoss, std::to_string(kVocab) + " classes, last position", attributes, seqlen);
+    w.operands = [=](int batch, int) -> Arrays {
+      Draws draws;
+      const double scale = 1 / std::sqrt(columns);
+      OpArray h = draws.real({batch, seqlen, columns}, -2, 2),
+              norm = draws.real({columns}, 0.5, 1.5),
+              head = draws.real({kVocab, columns}, -scale, scale),
+              targets = draws.integer({batch, seqlen}, kVocab);
+      for (size_t i = 0; i < targets.data.size(); ++i) {
+        if (i % static_cast<size_t>(seqlen) + 1 < static_cast<size_t>(seqlen)) targets.data[i] = -1;
+      }
+      return {std::move(h), std::move(norm), std::move(head), std::move(targets),
+              scalar(DType::kReal, 1)};
     };
   }
 

@@ -6,7 +6,7 @@
 // element is one sum in the order of k. dW sums fixed runs of rows into the workspace, then the runs in order.
 //
 // bf16 is what tf32 is here: with single bf16 operands in these products no run of 24 learned parity at d_model 32, in three tries
-// (experiments/configs/parity_sweep), and they would save 3 % of a step.
+// (experiments/configs/parity_sweep), and they would save a few per cent of a step.
 #include <algorithm>
 #include <type_traits>
 
