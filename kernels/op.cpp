@@ -1,8 +1,10 @@
 #include "kernels/op.h"
 
 #include <string>
+#include <type_traits>
 
 #include "kernels/error.h"
+#include "kernels/scan_at.h"
 
 namespace statelab {
 namespace {
@@ -77,14 +79,18 @@ ValueType phi_type(const Mamba3ScanAttrs& a, const Shape& proj) {
   return {DType::kReal, {proj[0], proj[1], a.nheads, a.nangles}};
 }
 
-std::vector<ValueType> infer_mamba3(Op op, const Mamba3ScanAttrs& a, Inputs in, bool backward) {
-  const size_t first = backward ? 1 : 0;
-  expect_count(op, in, backward ? 12 : 8);
-  const Shape& proj = check_scan(op, a, in, first).shape;
+void check_angles(Op op, const Mamba3ScanAttrs& a) {
   if (a.nangles < 0 || 2 * a.nangles > a.d_state) {
     fail(op, "2 * nangles must be in 0..d_state: " + std::to_string(a.nangles) + ", " +
                  std::to_string(a.d_state));
   }
+}
+
+std::vector<ValueType> infer_mamba3(Op op, const Mamba3ScanAttrs& a, Inputs in, bool backward) {
+  const size_t first = backward ? 1 : 0;
+  expect_count(op, in, backward ? 12 : 8);
+  const Shape& proj = check_scan(op, a, in, first).shape;
+  check_angles(op, a);
   const Shape inner{proj[0], proj[1], a.d_inner()}, heads{a.nheads}, bias{a.nheads, 1, a.d_state},
       state{a.d_state};
   expect(op, in, first + 1, "dt_bias", heads);
@@ -126,6 +132,53 @@ std::vector<ValueType> infer_mamba2(Op op, const Mamba2ScanAttrs& a, Inputs in, 
           {DType::kReal, heads},
           {DType::kReal, heads},
           {DType::kReal, {a.d_inner()}}};
+}
+
+template <class Attrs>
+std::vector<ValueType> infer_scan_at(Op op, const Attrs& a, Inputs in, bool backward) {
+  constexpr bool kMamba3 = std::is_same_v<Attrs, Mamba3ScanAttrs>;
+  const ScanAtOperands at(kMamba3);
+  const size_t first = backward ? 1 : 0;
+  expect_count(op, in, static_cast<size_t>(at.count()) + 2 * first);
+  const Shape& proj = check_scan(op, a, in, first).shape;
+  if constexpr (kMamba3) {
+    check_angles(op, a);
+  } else if (a.negative_eigenvalues) {
+    fail(op, "takes no negative eigenvalues");
+  }
+  const Shape heads{a.nheads}, bias{a.nheads, 1, a.d_state}, state{a.d_state},
+      inner{proj[0], 1, a.d_inner()};
+  struct Parameter {
+    int operand;
+    const char* name;
+    Shape shape;
+    bool optional;
+  };
+  const Parameter parameters[] = {
+      {at.dt_bias, "dt_bias", heads, false}, {at.B_bias, "B_bias", bias, true},
+      {at.C_bias, "C_bias", bias, true},     {at.B_norm, "B_norm", state, true},
+      {at.C_norm, "C_norm", state, true},    {at.A_log, "A_log", heads, false},
+      {at.D, "D", heads, false},             {at.norm, "norm", {a.d_inner()}, kMamba3}};
+  std::vector<ValueType> gradients{{DType::kReal, proj}};
+  for (const Parameter& p : parameters) {
+    if (p.operand < 0) continue;
+    const size_t i = first + static_cast<size_t>(p.operand);
+    p.optional ? expect_optional(op, in, i, p.name, p.shape) : expect(op, in, i, p.name, p.shape);
+    gradients.push_back({DType::kReal, p.shape});
+  }
+  expect(op, in, first + static_cast<size_t>(at.targets), "targets", {proj[0], proj[1]},
+         DType::kInt32);
+  if (!backward) return {{DType::kReal, inner}, {DType::kReal, inner}};
+  expect(op, in, 0, "dy", inner);
+  expect(op, in, in.size() - 1, "o", inner);
+  return gradients;
+}
+
+const Shape& targets_shape(Op op, Inputs in, size_t i) {
+  const ValueType& targets = operand(op, in, i, "targets");
+  if (targets.dtype != DType::kInt32 || targets.shape.rank() != 2)
+    fail(op, "targets must be integers (batch, seqlen), is " + targets.shape.text());
+  return targets.shape;
 }
 
 std::vector<ValueType> infer_gated_delta(Op op, const GatedDeltaScanAttrs& a, Inputs in,
@@ -252,6 +305,18 @@ const char* op_name(Op op) {
       return "cross_entropy";
     case Op::kCrossEntropyBwd:
       return "cross_entropy_bwd";
+    case Op::kSelect:
+      return "select";
+    case Op::kSelectBwd:
+      return "select_bwd";
+    case Op::kMamba3ScanAt:
+      return "mamba3_scan_at";
+    case Op::kMamba3ScanAtBwd:
+      return "mamba3_scan_at_bwd";
+    case Op::kMamba2ScanAt:
+      return "mamba2_scan_at";
+    case Op::kMamba2ScanAtBwd:
+      return "mamba2_scan_at_bwd";
     case Op::kHeadLoss:
       return "head_loss";
     case Op::kScore:
@@ -408,6 +473,32 @@ std::vector<ValueType> infer(Op op, const Attributes& attributes, Inputs in) {
       }
       return {{DType::kReal, kScalar}, {DType::kReal, kScalar}};
     }
+    case Op::kSelect: {
+      expect_count(op, in, 2);
+      const Shape& targets = targets_shape(op, in, 1);
+      const ValueType& x = operand(op, in, 0, "x");
+      if (x.dtype == DType::kInt32) {
+        expect(op, in, 0, "x", targets, DType::kInt32);
+        return {{DType::kInt32, {targets[0], 1}}};
+      }
+      expect(op, in, 0, "x", {targets[0], targets[1], x.shape.last()});
+      return {{DType::kReal, {targets[0], 1, x.shape.last()}}};
+    }
+    case Op::kSelectBwd: {
+      expect_count(op, in, 2);
+      const Shape& targets = targets_shape(op, in, 1);
+      const int width = operand(op, in, 0, "dy").shape.last();
+      expect(op, in, 0, "dy", {targets[0], 1, width});
+      return {{DType::kReal, {targets[0], targets[1], width}}};
+    }
+    case Op::kMamba3ScanAt:
+      return infer_scan_at(op, std::get<Mamba3ScanAttrs>(attributes), in, false);
+    case Op::kMamba3ScanAtBwd:
+      return infer_scan_at(op, std::get<Mamba3ScanAttrs>(attributes), in, true);
+    case Op::kMamba2ScanAt:
+      return infer_scan_at(op, std::get<Mamba2ScanAttrs>(attributes), in, false);
+    case Op::kMamba2ScanAtBwd:
+      return infer_scan_at(op, std::get<Mamba2ScanAttrs>(attributes), in, true);
     case Op::kHeadLoss: {
       expect_count(op, in, 5);
       const ValueType &h = operand(op, in, 0, "h"), &head = operand(op, in, 2, "head");

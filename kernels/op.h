@@ -40,6 +40,12 @@ enum class Op {
   kLstmBwd,            ///< (dy, the inputs of lstm, y, gates, cells) -> the gradients of its inputs
   kCrossEntropy,     ///< (logits, targets) -> loss, accuracy
   kCrossEntropyBwd,  ///< (dloss, logits, targets) -> dlogits
+  kSelect,     ///< (x, targets) -> the row of x at each sequence's supervised position
+  kSelectBwd,  ///< (dy, targets) -> dx
+  kMamba3ScanAt,  ///< (proj, .. norm as mamba3_scan, targets) -> y, o
+  kMamba3ScanAtBwd,  ///< (dy, the inputs of mamba3_scan_at, o) -> the gradients of its inputs but the targets
+  kMamba2ScanAt,  ///< (proj, .. norm as mamba2_scan, targets) -> y, o
+  kMamba2ScanAtBwd,  ///< (dy, the inputs of mamba2_scan_at, o) -> the gradients of its inputs but the targets
   kHeadLoss,         ///< (h, norm, head, targets, dloss) -> loss, accuracy, dh, dnorm, dhead
   kScore,            ///< (logits, targets, pass, counts) updates counts
   kGlobalNorm,       ///< (g_1 .. g_n) -> sqrt(sum of squares)
@@ -106,6 +112,11 @@ struct Mamba2ScanAttrs {
   int d_inner() const { return nheads * headdim; }
   int d_proj() const { return 2 * d_inner() + 2 * ngroups * d_state + nheads; }
 };
+
+/// mamba3_scan_at, mamba2_scan_at: the scans where only one position of a sequence is read: the last one with a target, the first
+/// where there is none (select takes the same). Attributes are the scans', without negative eigenvalues; chunks play no part.
+///   targets (batch, seqlen) int32; y, o (batch, 1, d_in): the scan's rows at that position; of later tokens nothing is read,
+///   and their gradients are zero
 
 /// gated_delta_scan: everything between the projections (or the convolution) and out_proj of a Gated DeltaNet block. Source:
 /// models.md sections 7.2 - 7.5.

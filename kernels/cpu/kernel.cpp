@@ -59,6 +59,16 @@ CpuKernel<S> make(Op op) {
       return cross_entropy_kernel<S>();
     case Op::kCrossEntropyBwd:
       return cross_entropy_bwd_kernel<S>();
+    case Op::kSelect:
+      return select_kernel<S>();
+    case Op::kSelectBwd:
+      return select_bwd_kernel<S>();
+    case Op::kMamba3ScanAt:
+    case Op::kMamba2ScanAt:
+      return scan_at_kernel<S>();
+    case Op::kMamba3ScanAtBwd:
+    case Op::kMamba2ScanAtBwd:
+      return scan_at_bwd_kernel<S>();
     case Op::kHeadLoss:
       return head_loss_kernel<S>();
     case Op::kScore:

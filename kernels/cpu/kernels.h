@@ -54,6 +54,14 @@ CpuKernel<S> cross_entropy_kernel();
 template <class S>
 CpuKernel<S> cross_entropy_bwd_kernel();
 template <class S>
+CpuKernel<S> select_kernel();
+template <class S>
+CpuKernel<S> select_bwd_kernel();
+template <class S>
+CpuKernel<S> scan_at_kernel();
+template <class S>
+CpuKernel<S> scan_at_bwd_kernel();
+template <class S>
 CpuKernel<S> head_loss_kernel();
 template <class S>
 CpuKernel<S> score_kernel();

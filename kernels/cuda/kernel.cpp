@@ -99,6 +99,24 @@ const CudaKernel& cuda_kernel(Op op) {
       static const CudaKernel kernel = cuda::cross_entropy_bwd_kernel();
       return kernel;
     }
+    case Op::kSelect: {
+      static const CudaKernel kernel = cuda::select_kernel();
+      return kernel;
+    }
+    case Op::kSelectBwd: {
+      static const CudaKernel kernel = cuda::select_bwd_kernel();
+      return kernel;
+    }
+    case Op::kMamba3ScanAt:
+    case Op::kMamba2ScanAt: {
+      static const CudaKernel kernel = cuda::scan_at_kernel();
+      return kernel;
+    }
+    case Op::kMamba3ScanAtBwd:
+    case Op::kMamba2ScanAtBwd: {
+      static const CudaKernel kernel = cuda::scan_at_bwd_kernel();
+      return kernel;
+    }
     case Op::kHeadLoss: {
       static const CudaKernel kernel = cuda::head_loss_kernel();
       return kernel;
