@@ -102,6 +102,7 @@ struct Workload {
     shape.model.vocab_size = task->vocab_size();
     shape.model.pad_vocab_multiple = 16;  // the published timings' vocabulary
     shape.batch = 256;
+    shape.one_target = task->one_target();
     shape.stages = {{1 << 20, task->seqlen(work.length)}};
     const StageConfig stage{1 << 20, {3, work.length}};
     data = std::make_unique<TrainData>(task, std::vector<StageConfig>{stage},

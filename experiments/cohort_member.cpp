@@ -47,6 +47,7 @@ CohortShape shape_of(const RunConfig& run) {
   shape.batch = run.train.batch;
   shape.schedule = run.train.schedule;
   const std::shared_ptr<const Task> task = task_of(run);
+  shape.one_target = task->one_target();
   for (const StageConfig& stage : run.train.curriculum) {
     const int positions = task->seqlen(stage.length.max), multiple = run.train.bucket_multiple;
     shape.stages.push_back({stage.steps, (positions + multiple - 1) / multiple * multiple});

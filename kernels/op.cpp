@@ -154,11 +154,14 @@ std::vector<ValueType> infer_scan_at(Op op, const Attrs& a, Inputs in, bool back
     Shape shape;
     bool optional;
   };
-  const Parameter parameters[] = {
-      {at.dt_bias, "dt_bias", heads, false}, {at.B_bias, "B_bias", bias, true},
-      {at.C_bias, "C_bias", bias, true},     {at.B_norm, "B_norm", state, true},
-      {at.C_norm, "C_norm", state, true},    {at.A_log, "A_log", heads, false},
-      {at.D, "D", heads, false},             {at.norm, "norm", {a.d_inner()}, kMamba3}};
+  const Parameter parameters[] = {{at.dt_bias, "dt_bias", heads, false},
+                                  {at.B_bias, "B_bias", bias, true},
+                                  {at.C_bias, "C_bias", bias, true},
+                                  {at.B_norm, "B_norm", state, true},
+                                  {at.C_norm, "C_norm", state, true},
+                                  {at.A_log, "A_log", heads, false},
+                                  {at.D, "D", heads, false},
+                                  {at.norm, "norm", {a.d_inner()}, kMamba3}};
   std::vector<ValueType> gradients{{DType::kReal, proj}};
   for (const Parameter& p : parameters) {
     if (p.operand < 0) continue;

@@ -40,17 +40,17 @@ enum class Op {
   kLstmBwd,            ///< (dy, the inputs of lstm, y, gates, cells) -> the gradients of its inputs
   kCrossEntropy,     ///< (logits, targets) -> loss, accuracy
   kCrossEntropyBwd,  ///< (dloss, logits, targets) -> dlogits
-  kSelect,     ///< (x, targets) -> the row of x at each sequence's supervised position
-  kSelectBwd,  ///< (dy, targets) -> dx
-  kMamba3ScanAt,  ///< (proj, .. norm as mamba3_scan, targets) -> y, o
+  kSelect,           ///< (x, targets) -> the row of x at each sequence's supervised position
+  kSelectBwd,        ///< (dy, targets) -> dx
+  kMamba3ScanAt,     ///< (proj, .. norm as mamba3_scan, targets) -> y, o
   kMamba3ScanAtBwd,  ///< (dy, the inputs of mamba3_scan_at, o) -> the gradients of its inputs but the targets
   kMamba2ScanAt,  ///< (proj, .. norm as mamba2_scan, targets) -> y, o
   kMamba2ScanAtBwd,  ///< (dy, the inputs of mamba2_scan_at, o) -> the gradients of its inputs but the targets
-  kHeadLoss,         ///< (h, norm, head, targets, dloss) -> loss, accuracy, dh, dnorm, dhead
-  kScore,            ///< (logits, targets, pass, counts) updates counts
-  kGlobalNorm,       ///< (g_1 .. g_n) -> sqrt(sum of squares)
-  kSchedule,         ///< (step, settings) -> lr
-  kGuard,            ///< (loss, norm, step, diverged_at) updates diverged_at
+  kHeadLoss,    ///< (h, norm, head, targets, dloss) -> loss, accuracy, dh, dnorm, dhead
+  kScore,       ///< (logits, targets, pass, counts) updates counts
+  kGlobalNorm,  ///< (g_1 .. g_n) -> sqrt(sum of squares)
+  kSchedule,    ///< (step, settings) -> lr
+  kGuard,       ///< (loss, norm, step, diverged_at) updates diverged_at
   kAdamW,  ///< (norm, lr, optimizer_step, settings, diverged_at, then weight, exp_avg, exp_avg_sq, grad per parameter)
   kMetrics,  ///< (loss, accuracy, norm, lr, diverged_at, window) updates window
   kAdvance,  ///< (step, optimizer_step) adds one to both

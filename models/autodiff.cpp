@@ -55,9 +55,8 @@ Ids rule(Graph& g, const Node& node, const Ids& dout, const std::vector<char>& w
       Ids operands = {dy};
       operands.insert(operands.end(), in.begin(), in.end());
       operands.push_back(node.outputs[1]);  // o
-      return g.apply(
-          node.op == Op::kMamba3ScanAt ? Op::kMamba3ScanAtBwd : Op::kMamba2ScanAtBwd,
-          node.attributes, operands);
+      return g.apply(node.op == Op::kMamba3ScanAt ? Op::kMamba3ScanAtBwd : Op::kMamba2ScanAtBwd,
+                     node.attributes, operands);
     }
     case Op::kSelect:
       return {g.apply1(Op::kSelectBwd, {}, {dy, in[1]})};

@@ -55,6 +55,8 @@ struct CohortShape {
   int batch = 256;
   std::vector<StageShape> stages;
   ScheduleConfig schedule;
+  bool one_target =
+      false;  ///< no sequence has more than one target; a CUDA device then saves most of the last layer
 };
 
 /// What members may differ in.

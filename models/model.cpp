@@ -161,8 +161,21 @@ ModelConfig computed_on(const ComputeDevice& device, ModelConfig c) {
   return c;
 }
 
+namespace {
+
+/// Does the device take this node?
+bool takes(const Graph& graph, Op op, const Attributes& attributes,
+           const std::vector<ValueId>& operands, const LastLayer& last) {
+  std::vector<const ValueType*> in;
+  for (const ValueId id : operands) in.push_back(id == kNoValue ? nullptr : &graph.value(id).type);
+  const std::vector<ValueType> out = infer(op, attributes, in);
+  return last.takes({op, &attributes, in, out});
+}
+
+}  // namespace
+
 ForwardGraph build_forward(Graph& graph, const ModelConfig& c, ValueId step, int batch, int seqlen,
-                           bool with_loss) {
+                           bool with_loss, const LastLayer& last) {
   ForwardGraph f;
   const auto drawn = graph.apply(Op::kDraw, DrawAttrs{batch, seqlen}, {step});
   f.tokens = drawn[0];
@@ -179,6 +192,8 @@ ForwardGraph build_forward(Graph& graph, const ModelConfig& c, ValueId step, int
     return kNoValue;
   };
   const RmsNormAttrs norm{1e-5};
+  auto selected = [&](ValueId x) { return graph.apply1(Op::kSelect, {}, {x, f.targets}); };
+  ValueId targets = f.targets;
   ValueId h = graph.apply1(Op::kEmbedding, {}, {f.tokens, weight("backbone.embedding.weight")});
   for (int l = 0; l < c.n_layers; ++l) {
     const std::string layer = "backbone.layers." + std::to_string(l) + ".",
@@ -192,15 +207,29 @@ ForwardGraph build_forward(Graph& graph, const ModelConfig& c, ValueId step, int
                           {proj, weight(mixer + "conv1d.weight"), weight(mixer + "conv1d.bias")});
     }
     f.observable.push_back({mixer + "proj", proj});
+    const bool one_position = last.one_position && l + 1 == c.n_layers;
+    bool at_position = false;  // y has one row a sequence already
     ValueId y;
+    auto scan_at = [&](Op op, const Attributes& attributes, std::vector<ValueId> operands) {
+      operands.push_back(f.targets);
+      at_position = one_position && takes(graph, op, attributes, operands, last);
+      if (at_position) y = graph.apply1(op, attributes, operands);
+      return at_position;
+    };
     if (c.mixer == "mamba3") {
-      const auto scan = graph.apply(
-          Op::kMamba3Scan, mamba3_attrs(c),
-          {proj, weight(mixer + "dt_bias"), weight(mixer + "B_bias"), weight(mixer + "C_bias"),
-           weight(mixer + "B_norm.weight"), weight(mixer + "C_norm.weight"), weight(mixer + "D"),
-           weight(mixer + "norm.weight")});
-      y = scan[0];
-      f.observable.push_back({mixer + "Phi", scan[2]});
+      const std::vector<ValueId> operands = {proj,
+                                             weight(mixer + "dt_bias"),
+                                             weight(mixer + "B_bias"),
+                                             weight(mixer + "C_bias"),
+                                             weight(mixer + "B_norm.weight"),
+                                             weight(mixer + "C_norm.weight"),
+                                             weight(mixer + "D"),
+                                             weight(mixer + "norm.weight")};
+      if (!scan_at(Op::kMamba3ScanAt, mamba3_attrs(c), operands)) {
+        const auto scan = graph.apply(Op::kMamba3Scan, mamba3_attrs(c), operands);
+        y = scan[0];
+        f.observable.push_back({mixer + "Phi", scan[2]});
+      }
     } else if (c.mixer == "lstm") {
       const auto lstm = graph.apply(Op::kLstm, LstmAttrs{c.d_inner()},
                                     {proj, weight(mixer + "weight_hh"), weight(mixer + "bias")});
@@ -211,9 +240,16 @@ ForwardGraph build_forward(Graph& graph, const ModelConfig& c, ValueId step, int
                       {proj, weight(mixer + "dt_bias"), weight(mixer + "A_log"),
                        weight(mixer + "norm.weight")})[0];
     } else {
-      y = graph.apply(Op::kMamba2Scan, mamba2_attrs(c),
-                      {proj, weight(mixer + "dt_bias"), weight(mixer + "A_log"),
-                       weight(mixer + "D"), weight(mixer + "norm.weight")})[0];
+      const std::vector<ValueId> operands = {proj, weight(mixer + "dt_bias"),
+                                             weight(mixer + "A_log"), weight(mixer + "D"),
+                                             weight(mixer + "norm.weight")};
+      const Mamba2ScanAttrs scan = mamba2_attrs(c);
+      if (scan.negative_eigenvalues || !scan_at(Op::kMamba2ScanAt, scan, operands))
+        y = graph.apply(Op::kMamba2Scan, scan, operands)[0];
+    }
+    if (one_position) {
+      if (!at_position) y = selected(y);
+      h = selected(h), targets = selected(f.targets);
     }
     h = graph.apply1(Op::kAdd, {},
                      {h, graph.apply1(Op::kLinear, {}, {y, weight(mixer + "out_proj.weight")})});
@@ -230,7 +266,7 @@ ForwardGraph build_forward(Graph& graph, const ModelConfig& c, ValueId step, int
   f.logits = graph.apply1(Op::kLinear, {}, {out, head});
   if (!with_loss) return f;
   const auto loss =
-      graph.apply(Op::kCrossEntropy, CrossEntropyAttrs{c.vocab_size}, {f.logits, f.targets});
+      graph.apply(Op::kCrossEntropy, CrossEntropyAttrs{c.vocab_size}, {f.logits, targets});
   f.loss = loss[0];
   f.accuracy = loss[1];
   return f;

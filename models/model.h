@@ -2,11 +2,13 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "kernels/call.h"
 #include "models/backend.h"
 #include "models/checkpoint.h"
 #include "models/graph.h"
@@ -33,7 +35,7 @@ struct ObservableValue {
 
 struct ForwardGraph {
   ValueId tokens = kNoValue, targets = kNoValue;
-  ValueId logits = kNoValue;                     ///< (batch, seqlen, padded vocabulary)
+  ValueId logits = kNoValue;  ///< (batch, seqlen, padded vocabulary); see LastLayer
   ValueId loss = kNoValue, accuracy = kNoValue;  ///< kNoValue without a loss
   std::vector<ValueId> parameters;               ///< in the order of parameter_specs()
   /// Per layer l, prefix "backbone.layers.l.mixer.": "proj", what the recurrence reads (batch, seqlen, columns of its op),
@@ -42,10 +44,19 @@ struct ForwardGraph {
   std::vector<ObservableValue> observable;
 };
 
+/// What the last layer computes of a sequence.
+struct LastLayer {
+  /// Only the position of its one target: where it has several, the last. Behind the recurrence tensors then are
+  /// (batch, 1, columns), logits too. The same equations, summed in another order.
+  bool one_position = false;
+  /// Does the device take such a scan (kMamba3ScanAt, kMamba2ScanAt)? Where it does not, the whole scan's row is selected.
+  std::function<bool(const CallShapes&)> takes = [](const CallShapes&) { return false; };
+};
+
 /// Appends embedding, residual stack, head and, unless told otherwise, loss to `graph`; `step` is the counter that the draw
 /// reads. `config` is used as it is: see computed_on(). Throws ShapeError for an impossible shape.
 ForwardGraph build_forward(Graph& graph, const ModelConfig& config, ValueId step, int batch,
-                           int seqlen, bool with_loss = true);
+                           int seqlen, bool with_loss = true, const LastLayer& last = {});
 
 /// One model in scalar S with weights set by hand: forward, loss and gradients of one batch. For tests, verification
 /// and inspection; training goes through TrainCohort.

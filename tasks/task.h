@@ -67,6 +67,9 @@ class Task {
   /// What is legal but probably not meant, e.g. a state that cannot be reached. One line each.
   virtual std::vector<std::string> warnings() const { return {}; }
 
+  /// Has no sample more than one supervised position?
+  bool one_target() const { return config().supervision == "last"; }
+
   /// What draw() computes from, for a device copy of the task; tables live as long as the task.
   virtual const DrawSpec& draw_spec() const = 0;
 };

@@ -46,7 +46,7 @@ struct Sequence {
   const S* rows = nullptr;  // of proj
   // (p + 1) of a head: step sizes, their raw values, rates (negative), log alpha summed over (j, p], trapezoid, weights
   S *dt, *raw, *rate, *slope, *decay, *lam, *weight;
-  S *theta, *psi;        // (p + 1, nangles)
+  S *theta, *psi;             // (p + 1, nangles)
   S *q, *q_hat, *k, *turned;  // d_state
 
   static int64_t elements(const ScanAt& a, int seqlen) {
@@ -56,8 +56,7 @@ struct Sequence {
   Sequence(const ScanAt& dims, const Inputs<S>& inputs, int seqlen, ScratchArrays<S>& s)
       : a(dims), in(inputs) {
     for (S** array : {&dt, &raw, &rate, &slope, &decay, &lam, &weight}) *array = s.take(seqlen);
-    for (S** array : {&theta, &psi})
-      *array = s.take(int64_t{seqlen} * std::max(a.nangles, 1));
+    for (S** array : {&theta, &psi}) *array = s.take(int64_t{seqlen} * std::max(a.nangles, 1));
     for (S** array : {&q, &q_hat, &k, &turned}) *array = s.take(a.d_state);
   }
 
@@ -99,10 +98,7 @@ struct Sequence {
         const S x = r[a.dd_A + h], floor = S(a.a_floor);
         const S f = !a.heavy_tail ? softplus(x) : x >= S(0) ? S(1) + x : S(1) / (S(1) - x);
         rate[t] = -std::max(f, floor);
-        slope[t] = f < floor       ? S(0)
-                   : !a.heavy_tail ? -sigmoid(x)
-                   : x >= S(0)     ? S(-1)
-                                   : -f * f;
+        slope[t] = f < floor ? S(0) : !a.heavy_tail ? -sigmoid(x) : x >= S(0) ? S(-1) : -f * f;
         if (a.discretization == D::kTrapezoidal) lam[t] = sigmoid(r[a.trap + h]);
         if (a.discretization == D::kHalf) lam[t] = S(0.5);
       } else {
@@ -183,7 +179,8 @@ void run_fwd(const Call& call, int member, int block, S* scratch) {
       const int parts = a.mamba3 ? a.nheads : a.ngroups, n = inner / parts;
       for (int i = 0; i < parts; ++i) {
         auto of = out.segment(int64_t{i} * n, n);
-        of *= S(1) / std::sqrt(of.square().sum() / S(n) + S(a.eps)) * row(in.norm + int64_t{i} * n, n);
+        of *= S(1) / std::sqrt(of.square().sum() / S(n) + S(a.eps)) *
+              row(in.norm + int64_t{i} * n, n);
       }
     }
     if (a.mamba3) out *= z / (S(1) + (-z).exp());
@@ -216,10 +213,10 @@ int64_t workspace_bwd(const CallShapes& c) {
 int64_t scratch_bwd(const CallShapes& c) {
   const ScanAt a = dims_of(*c.attributes);
   const int64_t T = c.in[1]->shape[1];
-  return Sequence<float>::elements(a, static_cast<int>(T)) +
-         padded(T * a.ngroups * a.d_state) + padded(int64_t{a.ngroups} * a.d_state) +
-         padded(T * std::max(a.nangles, 1)) + 3 * padded(T) + 2 * padded(a.d_state) +
-         padded(std::max(a.nangles, 1)) + 2 * padded(a.d_inner());
+  return Sequence<float>::elements(a, static_cast<int>(T)) + padded(T * a.ngroups * a.d_state) +
+         padded(int64_t{a.ngroups} * a.d_state) + padded(T * std::max(a.nangles, 1)) +
+         3 * padded(T) + 2 * padded(a.d_state) + padded(std::max(a.nangles, 1)) +
+         2 * padded(a.d_inner());
 }
 
 /// x r w back to x, r = (mean x^2 + eps)^(-1/2); w null: nothing happens to it.
@@ -277,9 +274,10 @@ void run_bwd(const Call& call, int member, int block, S* scratch) {
         d = dy * m;
         for (int i = 0; i < parts; ++i) {
           const int64_t at = int64_t{i} * width;
-          const S r = in.norm == nullptr
-                          ? S(1)
-                          : S(1) / std::sqrt(o.segment(at, width).square().sum() / S(width) + S(a.eps));
+          const S r =
+              in.norm == nullptr
+                  ? S(1)
+                  : S(1) / std::sqrt(o.segment(at, width).square().sum() / S(width) + S(a.eps));
           for (int64_t c = at; c < at + width; ++c)
             dz[c] = dy[c] * o[c] * (in.norm == nullptr ? S(1) : r * in.norm[c]) * dsilu(z[c]);
           norm_back(saved + at, r, in.norm == nullptr ? nullptr : in.norm + at, dout + at, width,
@@ -392,8 +390,8 @@ void finish_bwd(const Call& call, int member) {
     auto total = row(call.out[static_cast<size_t>(operand)].at<S>(member), length);
     total.setZero();
     for (int block = 0; block < count; ++block)
-      total += row(Sums<S>(call.workspace.at<S>(member) + block * Sums<S>::elements(a), a).*of,
-                   length);
+      total +=
+          row(Sums<S>(call.workspace.at<S>(member) + block * Sums<S>::elements(a), a).*of, length);
   };
   add_up(at.dt_bias, H, &Sums<S>::dt_bias);
   add_up(at.B_bias, H * N, &Sums<S>::B_bias);

@@ -58,8 +58,8 @@ inline ScanAtCase mamba3_at_case(const std::string& name, Mamba3ScanAttrs a, int
     if (change) change(same, in);
     return in;
   };
-  return {"mamba3 " + name + " " + std::to_string(batch) + "x" + std::to_string(seqlen) + " heads " +
-              std::to_string(a.nheads) + "x" + std::to_string(a.headdim) + " groups " +
+  return {"mamba3 " + name + " " + std::to_string(batch) + "x" + std::to_string(seqlen) +
+              " heads " + std::to_string(a.nheads) + "x" + std::to_string(a.headdim) + " groups " +
               std::to_string(a.ngroups) + " states " + std::to_string(a.d_state),
           true,
           a,
@@ -131,7 +131,8 @@ inline std::vector<ScanAtCase> scan_at_cases() {
     a.nheads = heads, a.headdim = channels, a.ngroups = groups, a.d_state = states;
     return a;
   };
-  for (const int seqlen : {1, 33, 161}) out.push_back(mamba2_at_case(mamba2(2, 64, 1, 64), 5, seqlen));
+  for (const int seqlen : {1, 33, 161})
+    out.push_back(mamba2_at_case(mamba2(2, 64, 1, 64), 5, seqlen));
   for (const auto& [channels, states] :
        {std::pair{8, 24}, {48, 80}, {24, 8}, {1, 4}, {5, 7}, {128, 128}, {16, 128}})
     out.push_back(mamba2_at_case(mamba2(4, channels, 2, states), 5, 41));

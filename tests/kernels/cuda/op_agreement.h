@@ -95,7 +95,8 @@ inline bool operands_are_split(Op op, const Arrays& in) {
 
 /// Outputs that the op leaves unwritten or that say nothing: gradients of absent operands, Phi without data-dependent angles.
 inline bool is_compared(Op op, const Attributes& attributes, const Arrays& in, size_t output) {
-  if (op == Op::kMamba3ScanBwd || op == Op::kGatedDeltaScanBwd || op == Op::kCausalConv1dBwd)
+  if (op == Op::kMamba3ScanBwd || op == Op::kGatedDeltaScanBwd || op == Op::kCausalConv1dBwd ||
+      op == Op::kMamba3ScanAtBwd)
     return !in[output + 1].absent;
   if (op == Op::kMamba3Scan && output == 2) {
     const auto& a = std::get<Mamba3ScanAttrs>(attributes);

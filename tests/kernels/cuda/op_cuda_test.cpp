@@ -12,6 +12,7 @@
 #include "kernels/cuda/kernel.h"
 #include "kernels/error.h"
 #include "tests/kernels/cuda/op_agreement.h"
+#include "tests/kernels/scan_at_cases.h"
 
 namespace statelab {
 namespace {
@@ -481,6 +482,24 @@ std::vector<Case> named(int count, const std::function<Arrays(const std::string&
   return out;
 }
 
+std::vector<Case> select_cases(bool backward) {
+  std::vector<Case> out;
+  for (const auto& [batch, seqlen, width] :
+       {std::tuple{1, 1, 1}, {5, 2, 3}, {5, 33, 64}, {9, 161, 64}, {4, 40, 7}, {300, 5, 130}}) {
+    out.push_back({extents({batch, seqlen, width}), {}, [=](const std::string& text) {
+                     return Arrays{random_array(text, {batch, backward ? 1 : seqlen, width}),
+                                   one_target(text, batch, seqlen)};
+                   }});
+  }
+  if (!backward) {
+    out.push_back({"targets", {}, [=](const std::string& text) {
+                     const OpArray targets = one_target(text, 6, 35);
+                     return Arrays{targets, targets};
+                   }});
+  }
+  return out;
+}
+
 std::vector<Case> cases_of(Op op) {
   switch (op) {
     case Op::kDraw:
@@ -489,7 +508,14 @@ std::vector<Case> cases_of(Op op) {
     case Op::kLstm:
     case Op::kLstmBwd:
     case Op::kHeadLoss:
+    case Op::kMamba3ScanAt:
+    case Op::kMamba3ScanAtBwd:
+    case Op::kMamba2ScanAt:
+    case Op::kMamba2ScanAtBwd:
       break;
+    case Op::kSelect:
+    case Op::kSelectBwd:
+      return select_cases(op == Op::kSelectBwd);
     case Op::kConstant:
       return {{"", ConstantAttrs{1.25}, [](const std::string&) { return Arrays{}; }}};
     case Op::kAdd:

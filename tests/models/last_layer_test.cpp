@@ -1,0 +1,127 @@
+// A last layer computed at the one supervised position of each sequence: the loss and the gradients of the whole layer.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "models/fusion.h"
+#include "models/member_store.h"
+#include "models/model.h"
+#include "models/program.h"
+
+namespace statelab {
+namespace {
+
+constexpr int kBatch = 4, kSeqlen = 9;
+
+struct Training {
+  Graph graph;
+  std::vector<ValueId> results;  ///< loss, accuracy, then the gradients
+};
+
+Training training(const ModelConfig& config, const LastLayer& last) {
+  Training t;
+  const ValueId step = t.graph.state("step", DType::kInt32, {1});
+  const ForwardGraph f = build_forward(t.graph, config, step, kBatch, kSeqlen, true, last);
+  t.results = {f.loss, f.accuracy};
+  for (const ValueId id : add_gradients(t.graph, f.loss, f.parameters)) t.results.push_back(id);
+  return t;
+}
+
+int count(const Graph& graph, Op op) {
+  return static_cast<int>(std::count_if(graph.nodes().begin(), graph.nodes().end(),
+                                        [&](const Node& node) { return node.op == op; }));
+}
+
+std::vector<std::vector<double>> computed(const Graph& graph, const ModelConfig& config,
+                                          const std::vector<ValueId>& values) {
+  ThreadPool pool(1);
+  MemberStore store(1, sizeof(double));
+  CpuProgram<double> program(graph, store, pool, values);
+  for (const ParameterSpec& spec : parameter_specs(config))
+    store.write<double>(spec.name, 0, initial_values(spec, config, 4));
+  program.set_draw(
+      [](int, uint32_t, uint32_t row, std::span<int32_t> tokens, std::span<int32_t> targets) {
+        for (size_t t = 0; t < tokens.size(); ++t) {
+          tokens[t] = static_cast<int32_t>((3 * t + row) % 5);
+          targets[t] = t == (row == 0 ? 8 : 2 * row) && row != 2 ? static_cast<int32_t>(row) : -1;
+        }
+      });
+  program.run();
+  std::vector<std::vector<double>> out;
+  for (const ValueId id : values) out.push_back(program.read<double>(id, 0));
+  return out;
+}
+
+std::vector<ModelConfig> configs() {
+  ModelConfig small;
+  small.vocab_size = 5, small.n_layers = 2, small.d_model = small.headdim = small.d_state = 8;
+  std::vector<ModelConfig> out(8, small);
+  out[1].mlp = "swiglu", out[1].n_layers = 1;
+  out[2].mixer = "mamba2", out[2].conv = true;
+  out[3].mixer = "mamba2", out[3].eigenvalue_min = -1;
+  out[4].mixer = "gated_delta_net";
+  out[5].mixer = "delta_net", out[5].conv = true;
+  out[6].mixer = "lstm", out[6].tie_embeddings = true;
+  out[7].rotation = "standard", out[7].out_norm = "rms";
+  return out;
+}
+
+LastLayer at_one_position(bool scans) {
+  return {true, [scans](const CallShapes&) { return scans; }};
+}
+
+TEST(LastLayer, AtOnePositionHasTheLossAndTheGradientsOfTheWhole) {
+  for (const ModelConfig& config : configs()) {
+    const Training whole = training(config, {});
+    const auto expected = computed(whole.graph, config, whole.results);
+    for (const bool scans : {false, true}) {
+      const Training one = training(config, at_one_position(scans));
+      for (const bool fuses : {false, true}) {
+        const Graph graph =
+            fuses ? fused(one.graph, one.results, [](const CallShapes&) { return true; })
+                  : one.graph;
+        const auto actual = computed(graph, config, one.results);
+        ASSERT_EQ(actual.size(), expected.size());
+        for (size_t i = 0; i < actual.size(); ++i) {
+          double largest = 0, error = 0;
+          for (size_t k = 0; k < actual[i].size(); ++k) {
+            largest = std::max(largest, std::abs(expected[i][k]));
+            error = std::max(error, std::abs(actual[i][k] - expected[i][k]));
+          }
+          EXPECT_TRUE(error <= 1e-12 * largest)
+              << config.mixer << " " << scans << fuses << " " << i << ": " << error;
+        }
+      }
+    }
+  }
+}
+
+TEST(LastLayer, ScansAtThePositionWhereTheDeviceTakesThem) {
+  for (const ModelConfig& config : configs()) {
+    auto scans = [&](bool taken) {
+      const Graph graph = training(config, at_one_position(taken)).graph;
+      return count(graph, Op::kMamba3ScanAt) + count(graph, Op::kMamba2ScanAt);
+    };
+    const bool possible =
+        config.mixer == "mamba3" || (config.mixer == "mamba2" && config.eigenvalue_min == 0);
+    EXPECT_EQ(scans(true), possible ? 1 : 0) << config.mixer;
+    EXPECT_EQ(scans(false), 0) << config.mixer;
+  }
+}
+
+TEST(LastLayer, EverythingBehindTheRecurrenceHasOneRowASequence) {
+  for (const ModelConfig& config : configs()) {
+    const Graph graph = training(config, at_one_position(true)).graph;
+    const auto last_linear =
+        std::find_if(graph.nodes().rbegin(), graph.nodes().rend(),
+                     [](const Node& node) { return node.op == Op::kCrossEntropy; });
+    ASSERT_NE(last_linear, graph.nodes().rend());
+    EXPECT_EQ(graph.value(last_linear->inputs[0]).type.shape[1], 1) << config.mixer;
+    EXPECT_EQ(count(graph, Op::kSelectBwd),
+              count(graph, Op::kMamba3ScanAt) + count(graph, Op::kMamba2ScanAt) == 1 ? 1 : 2);
+  }
+}
+
+}  // namespace
+}  // namespace statelab
