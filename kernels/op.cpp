@@ -79,6 +79,12 @@ ValueType phi_type(const Mamba3ScanAttrs& a, const Shape& proj) {
   return {DType::kReal, {proj[0], proj[1], a.nheads, a.nangles}};
 }
 
+/// A last operand that may be left out.
+void expect_targets(Op op, Inputs in, size_t i, const Shape& proj) {
+  if (i < in.size() && in[i] != nullptr)
+    expect(op, in, i, "targets", {proj[0], proj[1]}, DType::kInt32);
+}
+
 void check_angles(Op op, const Mamba3ScanAttrs& a) {
   if (a.nangles < 0 || 2 * a.nangles > a.d_state) {
     fail(op, "2 * nangles must be in 0..d_state: " + std::to_string(a.nangles) + ", " +
@@ -88,7 +94,7 @@ void check_angles(Op op, const Mamba3ScanAttrs& a) {
 
 std::vector<ValueType> infer_mamba3(Op op, const Mamba3ScanAttrs& a, Inputs in, bool backward) {
   const size_t first = backward ? 1 : 0;
-  expect_count(op, in, backward ? 12 : 8);
+  expect_addend_count(op, in, backward ? 12 : 8);
   const Shape& proj = check_scan(op, a, in, first).shape;
   check_angles(op, a);
   const Shape inner{proj[0], proj[1], a.d_inner()}, heads{a.nheads}, bias{a.nheads, 1, a.d_state},
@@ -100,6 +106,7 @@ std::vector<ValueType> infer_mamba3(Op op, const Mamba3ScanAttrs& a, Inputs in, 
   expect_optional(op, in, first + 5, "C_norm", state);
   expect(op, in, first + 6, "D", heads);
   expect_optional(op, in, first + 7, "norm", {a.d_inner()});
+  expect_targets(op, in, backward ? 12 : 8, proj);
   const ValueType states =
       states_type(proj[0], a.nheads, nchunks(proj[1], a.chunk_size), a.headdim, a.d_state);
   if (!backward) return {{DType::kReal, inner}, {DType::kReal, inner}, phi_type(a, proj), states};
@@ -114,13 +121,14 @@ std::vector<ValueType> infer_mamba3(Op op, const Mamba3ScanAttrs& a, Inputs in, 
 
 std::vector<ValueType> infer_mamba2(Op op, const Mamba2ScanAttrs& a, Inputs in, bool backward) {
   const size_t first = backward ? 1 : 0;
-  expect_count(op, in, backward ? 8 : 5);
+  expect_addend_count(op, in, backward ? 8 : 5);
   const Shape& proj = check_scan(op, a, in, first).shape;
   const Shape inner{proj[0], proj[1], a.d_inner()}, heads{a.nheads};
   for (size_t i = 1; i <= 3; ++i) {
     expect(op, in, first + i, i == 1 ? "dt_bias" : i == 2 ? "A_log" : "D", heads);
   }
   expect(op, in, first + 4, "norm", {a.d_inner()});
+  expect_targets(op, in, backward ? 8 : 5, proj);
   const ValueType states =
       states_type(proj[0], a.nheads, nchunks(proj[1], a.chunk_size), a.headdim, a.d_state);
   if (!backward) return {{DType::kReal, inner}, {DType::kReal, inner}, states};

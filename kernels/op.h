@@ -30,10 +30,10 @@ enum class Op {
   kSwigluBwd,        ///< (dy, ug) -> dug
   kCausalConv1d,     ///< (x, weight, [bias]) -> y
   kCausalConv1dBwd,  ///< (dy, x, weight, [bias]) -> dx, dweight, dbias
-  kMamba3Scan,  ///< (proj, dt_bias, [B_bias], [C_bias], [B_norm], [C_norm], D, [norm]) -> y, o, Phi, states
-  kMamba3ScanBwd,  ///< (dy, the inputs of mamba3_scan, o, Phi, states) -> the gradients of its inputs
-  kMamba2Scan,     ///< (proj, dt_bias, A_log, D, norm) -> y, o, states
-  kMamba2ScanBwd,   ///< (dy, the inputs of mamba2_scan, o, states) -> the gradients of its inputs
+  kMamba3Scan,  ///< (proj, dt_bias, [B_bias], [C_bias], [B_norm], [C_norm], D, [norm], [targets]) -> y, o, Phi, states
+  kMamba3ScanBwd,  ///< (dy, the inputs of mamba3_scan up to norm, o, Phi, states, [targets]) -> the gradients of its inputs
+  kMamba2Scan,     ///< (proj, dt_bias, A_log, D, norm, [targets]) -> y, o, states
+  kMamba2ScanBwd,  ///< (dy, the inputs of mamba2_scan up to norm, o, states, [targets]) -> the gradients of its inputs
   kGatedDeltaScan,  ///< (proj, [dt_bias], [A_log], norm) -> y, o, states
   kGatedDeltaScanBwd,  ///< (dy, the inputs of gated_delta_scan, o, states) -> the gradients of its inputs
   kLstm,               ///< (proj, weight_hh, bias) -> y, gates, cells
@@ -99,6 +99,10 @@ struct Mamba3ScanAttrs {
   int d_inner() const { return nheads * headdim; }
   int d_proj() const { return 2 * d_inner() + 2 * ngroups * d_state + 3 * nheads + nangles; }
 };
+
+/// [targets], which may be left out as an addend may, of either scan: (batch, seqlen) int32. Whoever gives them reads nothing behind
+/// a sequence's last target (position 0 without one), and dy is zero there: results behind it are then any finite numbers,
+/// gradients zero. The same numbers otherwise, for less work where sequences of a batch differ in length.
 
 /// mamba2_scan: everything between the convolution and out_proj of a Mamba-2 block. Source: models.md section 6.
 ///   proj   (batch, seqlen, d_proj), columns [z d_in | x d_in | B G*N | C G*N | dd_dt H], x B C already convolved

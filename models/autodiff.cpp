@@ -41,10 +41,15 @@ Ids rule(Graph& g, const Node& node, const Ids& dout, const std::vector<char>& w
     case Op::kMamba3Scan:
     case Op::kMamba2Scan:
     case Op::kGatedDeltaScan: {
+      const size_t targets = node.op == Op::kMamba3Scan   ? 8
+                             : node.op == Op::kMamba2Scan ? 5
+                                                          : in.size();  // their place
+      const auto behind = in.begin() + static_cast<std::ptrdiff_t>(std::min(targets, in.size()));
       Ids operands = {dy};
-      operands.insert(operands.end(), in.begin(), in.end());
+      operands.insert(operands.end(), in.begin(), behind);
       operands.insert(operands.end(), node.outputs.begin() + 1,
                       node.outputs.end());  // o, [Phi,] states
+      operands.insert(operands.end(), behind, in.end());
       const Op backward = node.op == Op::kMamba3Scan   ? Op::kMamba3ScanBwd
                           : node.op == Op::kMamba2Scan ? Op::kMamba2ScanBwd
                                                        : Op::kGatedDeltaScanBwd;

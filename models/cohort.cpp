@@ -56,13 +56,14 @@ Graph training_step(const CohortShape& shape, int seqlen, const ComputeDevice& d
   const ValueId settings = g.state("settings", DType::kFloat64, {kSettings});
   const ValueId diverged_at = g.state("diverged_at", DType::kInt32, {1});
   const ValueId window = g.state("window", DType::kFloat64, {kWindows});
-  LastLayer last;
-  if (device.is_cuda() && shape.one_target) {
-    last.one_position = true;
-    last.takes = [](const CallShapes& shapes) { return cuda_limit(shapes).empty(); };
+  Needed needed;
+  if (device.is_cuda()) {
+    needed.up_to_target = true;
+    needed.one_position = shape.one_target;
+    needed.takes = [](const CallShapes& shapes) { return cuda_limit(shapes).empty(); };
   }
   const ForwardGraph f = build_forward(g, computed_on(device, shape.model), step, shape.batch,
-                                       seqlen, /*with_loss=*/true, last);
+                                       seqlen, /*with_loss=*/true, needed);
   const std::vector<ValueId> grads = add_gradients(g, f.loss, f.parameters);
   const ValueId norm = g.apply1(Op::kGlobalNorm, {}, grads);
   const ValueId lr = g.apply1(Op::kSchedule, schedule_attrs(shape), {step, settings});

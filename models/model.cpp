@@ -165,17 +165,17 @@ namespace {
 
 /// Does the device take this node?
 bool takes(const Graph& graph, Op op, const Attributes& attributes,
-           const std::vector<ValueId>& operands, const LastLayer& last) {
+           const std::vector<ValueId>& operands, const Needed& needed) {
   std::vector<const ValueType*> in;
   for (const ValueId id : operands) in.push_back(id == kNoValue ? nullptr : &graph.value(id).type);
   const std::vector<ValueType> out = infer(op, attributes, in);
-  return last.takes({op, &attributes, in, out});
+  return needed.takes({op, &attributes, in, out});
 }
 
 }  // namespace
 
 ForwardGraph build_forward(Graph& graph, const ModelConfig& c, ValueId step, int batch, int seqlen,
-                           bool with_loss, const LastLayer& last) {
+                           bool with_loss, const Needed& needed) {
   ForwardGraph f;
   const auto drawn = graph.apply(Op::kDraw, DrawAttrs{batch, seqlen}, {step});
   f.tokens = drawn[0];
@@ -207,25 +207,26 @@ ForwardGraph build_forward(Graph& graph, const ModelConfig& c, ValueId step, int
                           {proj, weight(mixer + "conv1d.weight"), weight(mixer + "conv1d.bias")});
     }
     f.observable.push_back({mixer + "proj", proj});
-    const bool one_position = last.one_position && l + 1 == c.n_layers;
+    const bool one_position = needed.one_position && l + 1 == c.n_layers;
     bool at_position = false;  // y has one row a sequence already
     ValueId y;
     auto scan_at = [&](Op op, const Attributes& attributes, std::vector<ValueId> operands) {
       operands.push_back(f.targets);
-      at_position = one_position && takes(graph, op, attributes, operands, last);
+      at_position = one_position && takes(graph, op, attributes, operands, needed);
       if (at_position) y = graph.apply1(op, attributes, operands);
       return at_position;
     };
     if (c.mixer == "mamba3") {
-      const std::vector<ValueId> operands = {proj,
-                                             weight(mixer + "dt_bias"),
-                                             weight(mixer + "B_bias"),
-                                             weight(mixer + "C_bias"),
-                                             weight(mixer + "B_norm.weight"),
-                                             weight(mixer + "C_norm.weight"),
-                                             weight(mixer + "D"),
-                                             weight(mixer + "norm.weight")};
+      std::vector<ValueId> operands = {proj,
+                                       weight(mixer + "dt_bias"),
+                                       weight(mixer + "B_bias"),
+                                       weight(mixer + "C_bias"),
+                                       weight(mixer + "B_norm.weight"),
+                                       weight(mixer + "C_norm.weight"),
+                                       weight(mixer + "D"),
+                                       weight(mixer + "norm.weight")};
       if (!scan_at(Op::kMamba3ScanAt, mamba3_attrs(c), operands)) {
+        if (needed.up_to_target) operands.push_back(f.targets);
         const auto scan = graph.apply(Op::kMamba3Scan, mamba3_attrs(c), operands);
         y = scan[0];
         f.observable.push_back({mixer + "Phi", scan[2]});
@@ -240,12 +241,13 @@ ForwardGraph build_forward(Graph& graph, const ModelConfig& c, ValueId step, int
                       {proj, weight(mixer + "dt_bias"), weight(mixer + "A_log"),
                        weight(mixer + "norm.weight")})[0];
     } else {
-      const std::vector<ValueId> operands = {proj, weight(mixer + "dt_bias"),
-                                             weight(mixer + "A_log"), weight(mixer + "D"),
-                                             weight(mixer + "norm.weight")};
+      std::vector<ValueId> operands = {proj, weight(mixer + "dt_bias"), weight(mixer + "A_log"),
+                                       weight(mixer + "D"), weight(mixer + "norm.weight")};
       const Mamba2ScanAttrs scan = mamba2_attrs(c);
-      if (scan.negative_eigenvalues || !scan_at(Op::kMamba2ScanAt, scan, operands))
+      if (scan.negative_eigenvalues || !scan_at(Op::kMamba2ScanAt, scan, operands)) {
+        if (needed.up_to_target) operands.push_back(f.targets);
         y = graph.apply(Op::kMamba2Scan, scan, operands)[0];
+      }
     }
     if (one_position) {
       if (!at_position) y = selected(y);

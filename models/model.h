@@ -35,7 +35,7 @@ struct ObservableValue {
 
 struct ForwardGraph {
   ValueId tokens = kNoValue, targets = kNoValue;
-  ValueId logits = kNoValue;  ///< (batch, seqlen, padded vocabulary); see LastLayer
+  ValueId logits = kNoValue;                     ///< (batch, seqlen, padded vocabulary); see Needed
   ValueId loss = kNoValue, accuracy = kNoValue;  ///< kNoValue without a loss
   std::vector<ValueId> parameters;               ///< in the order of parameter_specs()
   /// Per layer l, prefix "backbone.layers.l.mixer.": "proj", what the recurrence reads (batch, seqlen, columns of its op),
@@ -44,10 +44,12 @@ struct ForwardGraph {
   std::vector<ObservableValue> observable;
 };
 
-/// What the last layer computes of a sequence.
-struct LastLayer {
-  /// Only the position of its one target: where it has several, the last. Behind the recurrence tensors then are
-  /// (batch, 1, columns), logits too. The same equations, summed in another order.
+/// What is computed of a sequence where only the loss and its gradients are wanted.
+struct Needed {
+  /// Nothing behind its last target: mamba3_scan and mamba2_scan are given the targets.
+  bool up_to_target = false;
+  /// Of the last layer only the position of the one target: where there are several, the last. Behind the recurrence tensors then
+  /// are (batch, 1, columns), logits too. The same equations, summed in another order.
   bool one_position = false;
   /// Does the device take such a scan (kMamba3ScanAt, kMamba2ScanAt)? Where it does not, the whole scan's row is selected.
   std::function<bool(const CallShapes&)> takes = [](const CallShapes&) { return false; };
@@ -56,7 +58,7 @@ struct LastLayer {
 /// Appends embedding, residual stack, head and, unless told otherwise, loss to `graph`; `step` is the counter that the draw
 /// reads. `config` is used as it is: see computed_on(). Throws ShapeError for an impossible shape.
 ForwardGraph build_forward(Graph& graph, const ModelConfig& config, ValueId step, int batch,
-                           int seqlen, bool with_loss = true, const LastLayer& last = {});
+                           int seqlen, bool with_loss = true, const Needed& needed = {});
 
 /// One model in scalar S with weights set by hand: forward, loss and gradients of one batch. For tests, verification
 /// and inspection; training goes through TrainCohort.

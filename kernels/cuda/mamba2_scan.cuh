@@ -14,6 +14,7 @@ struct Mamba2Args {
   MemberArray<float> y, o, states;               // forward
   MemberArray<const float> dy, o_in, states_in;  // backward
   MemberArray<float> dproj, dout, partials, norm_partials;
+  MemberArray<const int32_t> targets;  // absent: all positions are used; only kernels on tiles look
   MemberArray<float> carried;  // on tiles: what passes from chunk to chunk, (batch, H, P, N)
   int norm_blocks;             // rows of norm_partials
 

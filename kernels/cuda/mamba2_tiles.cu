@@ -71,7 +71,8 @@ __global__ void __launch_bounds__(128 * kHeads, 4 / kHeads)
   auto chunk_rows = [&](int t0) {
     return a.proj.at(member) + (static_cast<int64_t>(sequence) * d.seqlen + t0) * d.width;
   };
-  auto chunk_length = [&](int t0) { return min(d.chunk, d.seqlen - t0); };
+  const int tokens = used_tokens(a.targets, static_cast<int>(sequence), d.seqlen);
+  auto chunk_length = [&](int t0) { return min(d.chunk, tokens - t0); };
   auto column_of_group = [&](int begin) { return begin + h / (d.nheads / d.ngroups) * kTiledHead; };
   auto column_of_head = [&](int begin) { return begin + h * kTiledHead; };
   constexpr int kShared = 16 / kHeads;  // rows of q and k that a warp brings
@@ -99,14 +100,15 @@ __global__ void __launch_bounds__(128 * kHeads, 4 / kHeads)
   if (tile_row == 0) load_steps(0), compute_steps(0);
   float sum[kQuadPairs][4] = {};  // the state, channels low and low + 8
 
-  for (int chunk = 0; chunk < d.nchunks; ++chunk) {
+  for (int chunk = 0; chunk * d.chunk < tokens; ++chunk) {
     anew();
     const uint32_t of_head = static_cast<uint32_t>(slot * Place::kTile);
     const HeadTile<kSplit> k{base + Place::kK}, x{base + Place::kX + of_head},
         state{base + Place::kState + of_head};
     const StepTokens token = steps_of(chunk);
     const int t0 = chunk * d.chunk, length = chunk_length(t0);
-    const bool first = chunk == 0, last = chunk + 1 == d.nchunks, owns_rows = row0 < length;
+    const bool first = chunk == 0, last = (chunk + 1) * d.chunk >= tokens,
+               owns_rows = row0 < length;
 
     // ---- rows of the warp's tokens; the state that enters
     Fragment<kSplit> q[kSteps] = {};
@@ -294,6 +296,16 @@ __global__ void __launch_bounds__(128 * kHeads, 4 / kHeads)
     anew();
     if (kHeads == 1) fetch_q(t0 + d.chunk);
     fetch(t0 + d.chunk);
+  }
+  // What is multiplied later by cotangents of zero must be finite.
+  constexpr int kPacks = kHeads * kTiledHead / 4;
+  const int64_t behind = (static_cast<int64_t>(sequence) * d.seqlen + tokens) * d_inner +
+                         static_cast<int>(first_head) * kTiledHead;
+  for (int i = static_cast<int>(own_thread); i < (d.seqlen - tokens) * kPacks;
+       i += static_cast<int>(blockDim.x)) {
+    const int64_t at = behind + i / kPacks * d_inner + i % kPacks * 4;
+    if (a.o.data != nullptr) *reinterpret_cast<float4*>(a.o.at(member) + at) = float4{};
+    if (gates) *reinterpret_cast<float4*>(a.y.at(member) + at) = float4{};
   }
 }
 

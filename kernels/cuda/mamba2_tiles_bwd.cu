@@ -131,10 +131,11 @@ __global__ void __launch_bounds__(kScanThreads, 2)
     row0 = tile_row * 16, low = row0 + g;
   };
   anew();
-  const int first_token = b * d.seqlen;
+  const int first_token = b * d.seqlen, tokens = used_tokens(a.targets, b, d.seqlen),
+            last_chunk = (tokens - 1) / d.chunk;
   for (int at = thread; at < 3 * H; at += kScanThreads) head_sums[at] = 0;
 
-  auto length_of = [&](int chunk) { return min(d.chunk, d.seqlen - chunk * d.chunk); };
+  auto length_of = [&](int chunk) { return min(d.chunk, tokens - chunk * d.chunk); };
   auto chunk_row = [&](int chunk) { return static_cast<int64_t>(first_token) + chunk * d.chunk; };
   auto carried_at = [&](int h, int row) {
     return a.carried.at(member) + (static_cast<int64_t>(b) * H + h) * kStateFloats + row * N +
@@ -163,7 +164,7 @@ __global__ void __launch_bounds__(kScanThreads, 2)
       out.place = queries ? Place::kState : Place::kDstate;
       out.from = queries ? a.states_in.at(member) + (head * d.nchunks + chunk) * kStateFloats
                          : a.carried.at(member) + head * kStateFloats;
-      out.stride = N, out.rows = (queries ? chunk > 0 : chunk + 1 < d.nchunks) ? N : 0;
+      out.stride = N, out.rows = (queries ? chunk > 0 : chunk < last_chunk) ? N : 0;
     }
     return out;
   };
@@ -208,7 +209,7 @@ __global__ void __launch_bounds__(kScanThreads, 2)
                          from[1] + leave_total[0] + before[1]};
     const float A = -expf(a.A_log.at(member)[h]);
     const float through =
-        chunk > 0 && chunk + 1 < d.nchunks
+        chunk > 0 && chunk < last_chunk
             ? *token.whole * ((sums.across[0] + sums.across[1]) + (sums.across[2] + sums.across[3]))
             : 0.0f;
     float* to = a.dproj.at(member) + static_cast<int64_t>(first_token + chunk * d.chunk) * d.width +
@@ -226,13 +227,13 @@ __global__ void __launch_bounds__(kScanThreads, 2)
     of_dt = warp_sum(of_dt), of_A = warp_sum(of_A), of_D = warp_sum(of_D);
     if (lane == 0) head_sums[h] += of_dt, head_sums[H + h] += of_A, head_sums[2 * H + h] += of_D;
   };
-  if (warp == 0) compute_tokens(d.nchunks - 1, 0, 0);
+  if (warp == 0) compute_tokens(last_chunk, 0, 0);
   __syncthreads();  // the heads' sums are zero
 
   int turn = 0;
-  for (int chunk = d.nchunks - 1; chunk >= 0; --chunk) {
+  for (int chunk = last_chunk; chunk >= 0; --chunk) {
     const int length = length_of(chunk), tiles = (length + 15) / 16;
-    const bool first = chunk == 0, last = chunk == d.nchunks - 1;
+    const bool first = chunk == 0, last = chunk == last_chunk;
     const int64_t token0 = static_cast<int64_t>(first_token) + chunk * d.chunk;
     for (int h = 0; h < H; ++h, ++turn) {
       anew();
@@ -498,6 +499,8 @@ __global__ void __launch_bounds__(kScanThreads, 2)
       __syncthreads();  // tiles have been read
     }
   }
+  clear_rows(a.dproj.at(member) + static_cast<int64_t>(first_token) * d.width, d.width, tokens,
+             d.seqlen);
   if (!queries && tile_row == 2) {
     finish_tokens(0, H - 1, turn - 1);
     __syncwarp();

@@ -244,6 +244,7 @@ void launch(const CudaCall& call, CUstream_st* stream) {
   a.o = member_array<float>(call.out[1]);
   a.phi = member_array<float>(call.out[2]);
   a.states = member_array<float>(call.out[3]);
+  if (call.in.size() > 8) a.targets = member_array<const int32_t>(call.in[8]);
   if (tiled(call.attrs<Mamba3ScanAttrs>(), call.precision))
     return launch_tiled_forward(a, call.precision == Precision::kTf32, call.members, stream);
   switch (call.precision) {

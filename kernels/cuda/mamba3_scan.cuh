@@ -35,6 +35,7 @@ struct Mamba3Args {
   // backward
   MemberArray<const float> dy, o_in, phi_in, states_in;
   MemberArray<float> dproj, partials;
+  MemberArray<const int32_t> targets;  // absent: all positions are used; only kernels on tiles look
 
   Mamba3Args(const Mamba3ScanAttrs& a, const Shape& proj_shape)
       : dims(scan_dims(a, proj_shape)),

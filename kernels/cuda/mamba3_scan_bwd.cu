@@ -599,6 +599,7 @@ void launch(const CudaCall& call, CUstream_st* stream) {
   a.states_in = member_array<const float>(call.in[11]);
   a.dproj = member_array<float>(call.out[0]);
   a.partials = member_array<float>(call.workspace);
+  if (call.in.size() > 12) a.targets = member_array<const int32_t>(call.in[12]);
   if (tiled(attrs, call.precision)) {
     launch_tiled_backward(a, call.precision == Precision::kTf32, call.members, stream);
   } else {

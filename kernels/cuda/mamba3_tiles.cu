@@ -53,6 +53,7 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp, 4)
   const int b = static_cast<int>(blockIdx.x) / d.nheads,
             h = static_cast<int>(blockIdx.x) % d.nheads;
   const int group = h / (d.nheads / d.ngroups), d_inner = d.nheads * kTiledHead;
+  const int tokens = used_tokens(a.targets, b, d.seqlen);
   uint32_t thread = threadIdx.x;
   int row0 = warp_id() * 16, low = row0 + lane_id() / 4;
   const bool turns = a.rotation != Rotation::kNone,
@@ -72,7 +73,7 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp, 4)
 
   /// Rows low and low + 8 (of the chunk from t0 on), column0 on, are on their way; the last one in place of those past the end.
   auto fetch = [&](int to, int t0, int column0) {
-    const int end = min(d.chunk, d.seqlen - t0) - 1;
+    const int end = min(d.chunk, tokens - t0) - 1;
 #pragma unroll
     for (int high = 0; high < 2; ++high) {
       const int i = low + 8 * high;
@@ -85,15 +86,15 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp, 4)
   auto fetch_angles = [&](int t0) {
     if (learned)
       angles.fetch(proj_b + static_cast<int64_t>(t0) * d.width + a.col.ang, d.width, row0,
-                   min(d.chunk, d.seqlen - t0));
+                   min(d.chunk, tokens - t0));
   };
 
   TokenSteps::Raw raw_steps;
-  raw_steps.load(a, proj_b, bias, h, 0, row0);
+  raw_steps.load(a, proj_b, bias, h, 0, row0, tokens);
   fetch_angles(0);
   fetch_row_weights(a, member, h, weights);
   commit_copies();
-  if (kOne || row0 < min(d.rows, d.seqlen)) {
+  if (kOne || row0 < min(d.rows, tokens)) {
     fetch(place.k, 0, column_k), fetch(place.rows, 0, column_q), fetch(place.x, 0, column_x);
   }
   if (float* to = state_out(0); to != nullptr) {
@@ -102,7 +103,7 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp, 4)
       store2(to + 2 * e, 0, 0, true);
   }
 
-  for (int chunk = 0; chunk < (kOne ? 1 : d.nchunks); ++chunk) {
+  for (int chunk = 0; kOne ? chunk < 1 : chunk * d.chunk < tokens; ++chunk) {
     uint32_t here = base, start = static_cast<uint32_t>(chunk * d.chunk);
     opaque(here), opaque(thread), opaque(start), opaque(member);
     const int lane = static_cast<int>(thread) % kWarp, t = lane % 4,
@@ -110,12 +111,12 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp, 4)
     row0 = warp * 16, low = row0 + lane / 4;
     const HeadTile<kSplit> k{here + place.k}, x{here + place.x}, state{here + place.rows};
     const RawRows raw_k{k.base}, raw_x{x.base}, raw{state.base};
-    const int t0 = static_cast<int>(start), length = min(d.chunk, d.seqlen - t0);
-    const bool first = kOne || chunk == 0, last = kOne || chunk + 1 == d.nchunks;
+    const int t0 = static_cast<int>(start), length = min(d.chunk, tokens - t0);
+    const bool first = kOne || chunk == 0, last = kOne || (chunk + 1) * d.chunk >= tokens;
     const bool working = kOne || row0 < length;
 
     // ---- steps and angles
-    const float dt = token.compute(a, raw_steps, t0, length, row0);
+    const float dt = token.compute(a, raw_steps, t0, length, row0, tokens);
     if (first) {
       commit_copies(), wait_copies<1>();
     } else {
@@ -285,10 +286,10 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp, 4)
     if constexpr (!kOne) {
       if (last) break;
       const int next = t0 + d.chunk;
-      const bool more = row0 < min(d.chunk, d.seqlen - next);  // working, in the next chunk
+      const bool more = row0 < min(d.chunk, tokens - next);  // working, in the next chunk
       if (more) fetch(place.rows, next, column_q);
       raw_steps = {};
-      raw_steps.load(a, proj_b, bias, h, next, row0);
+      raw_steps.load(a, proj_b, bias, h, next, row0, tokens);
 
       // ---- the state that leaves
       float after[kMaxBlocks];  // decay from the end of a block to the chunk's
@@ -324,6 +325,13 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp, 4)
       if (more) fetch(place.k, next, column_k), fetch(place.x, next, column_x);
     }
   }
+  // What is multiplied later by cotangents of zero must be finite.
+  float* const behind =
+      a.y.at(member) + (static_cast<int64_t>(b) * d.seqlen + tokens) * d_inner + h * kTiledHead;
+  constexpr int kPacks = kTiledHead / 4;
+  for (int i = static_cast<int>(threadIdx.x); i < (d.seqlen - tokens) * kPacks;
+       i += static_cast<int>(blockDim.x))
+    *reinterpret_cast<float4*>(behind + i / kPacks * d_inner + i % kPacks * 4) = float4{};
 }
 
 template <bool kSplit, bool kVectors, bool kOne>

@@ -216,7 +216,7 @@ __global__ void __launch_bounds__(kScanThreads, 2)
       : "+l"(b.waiting)::"memory");  // where an address is known the array stays in registers
   if (kTurned > 0 && !b.learned && b.thread < b.S)
     b.turns_of[b.thread] = static_cast<uint64_t>(standard_turns(b.thread, b.S) * 0x1p64);
-  b.enter_head(0), b.enter_chunk(d.nchunks - 1);
+  b.enter_head(0), b.enter_chunk(b.last_chunk());
   b.fetch_keys_and_queries(), b.fetch_values_and_state();
 
 #pragma unroll 1
@@ -228,11 +228,11 @@ __global__ void __launch_bounds__(kScanThreads, 2)
     AngleSums<kTurned == 4 ? 1 : 2> angles;
     StepSums steps;
 #pragma unroll 1
-    for (int chunk = d.nchunks - 1; chunk >= 0; --chunk) {
+    for (int chunk = b.last_chunk(); chunk >= 0; --chunk) {
       b.anew(), b.enter_chunk(chunk);
       if (b.warp == kScanWarps - 1)
         b.token.compute(a, slice(a.proj) + static_cast<int64_t>(b.first_token) * d.width, bias, h,
-                        b.t0, b.length);
+                        b.t0, b.length, b.tokens);
       if (b.queries) {
         b.prepare_queries_and_keys();
       } else {
@@ -260,7 +260,7 @@ __global__ void __launch_bounds__(kScanThreads, 2)
         if (!more) return;
         const int in_group = b.in_group, group = b.group;
         if (chunk == 0) b.h = h + 1, b.group += in_group + 1 == b.heads_per_group ? 1 : 0;
-        b.enter_chunk((chunk > 0 ? chunk : d.nchunks) - 1);
+        b.enter_chunk(chunk > 0 ? chunk - 1 : b.last_chunk());
         fetch();
         b.h = h, b.group = group, b.enter_chunk(chunk);
       };
@@ -278,6 +278,8 @@ __global__ void __launch_bounds__(kScanThreads, 2)
     store_head(b, steps, b.dphi);
   }
 
+  clear_rows(slice(a.dproj) + static_cast<int64_t>(b.first_token) * d.width, d.width, b.tokens,
+             d.seqlen);
   __syncthreads();
   constexpr int N = kTiledHead;
   float* sums = b.dphi + b.warp * N + 2 * b.lane;

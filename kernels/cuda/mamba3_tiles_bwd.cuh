@@ -90,7 +90,7 @@ struct TiledBackward {
 
   const Mamba3Args& a;
   const ScanDims& d;
-  const int S, angle_row, d_inner, first_token, heads_per_group;
+  const int S, angle_row, d_inner, first_token, heads_per_group, tokens;
   const bool learned, norm_k, norm_q, out_norm;
 
   // Shared arrays, by token unless said.
@@ -137,9 +137,10 @@ struct TiledBackward {
     bias_sum = gate_sum = make_float2(0, 0);
   }
   __device__ __forceinline__ void enter_chunk(int of_chunk) {
-    chunk = of_chunk, t0 = chunk * d.chunk, length = min(d.chunk, d.seqlen - t0);
-    tiles = (length + 15) / 16, first = chunk == 0, last = chunk == d.nchunks - 1;
+    chunk = of_chunk, t0 = chunk * d.chunk, length = min(d.chunk, tokens - t0);
+    tiles = (length + 15) / 16, first = chunk == 0, last = t0 + d.chunk >= tokens;
   }
+  __device__ __forceinline__ int last_chunk() const { return (tokens - 1) / d.chunk; }
   __device__ __forceinline__ bool owns_rows() const { return row0 < tiles * 16; }
 
   __device__ __forceinline__ Square q() const { return {base + Place::kQ}; }
@@ -447,6 +448,7 @@ struct TiledBackward {
         d_inner(args.dims.nheads * P),
         first_token(static_cast<int>(blockIdx.x) * args.dims.seqlen),
         heads_per_group(args.dims.nheads / args.dims.ngroups),
+        tokens(used_tokens(args.targets, static_cast<int>(blockIdx.x), args.dims.seqlen)),
         learned(args.rotation == Rotation::kDataDependent),
         norm_k(args.B_norm.data != nullptr),
         norm_q(args.C_norm.data != nullptr),

@@ -32,9 +32,9 @@ struct TokenSteps {
   struct Raw {
     float dt = 0, A = 0, trap = 0;  ///< dt with its bias
     __device__ __forceinline__ void load(const Mamba3Args& a, const float* proj_b, float bias,
-                                         int h, int t0, int row0) {
+                                         int h, int t0, int row0, int tokens) {
       const int lane = lane_id(), token = t0 + row0 + lane;
-      if (lane > 16 || token >= a.dims.seqlen) return;
+      if (lane > 16 || token >= tokens) return;
       const float* row = proj_b + static_cast<int64_t>(token) * a.dims.width + h;
       dt = __ldg(row + a.col.dd_dt) + bias;
       A = __ldg(row + a.col.dd_A);
@@ -44,10 +44,10 @@ struct TokenSteps {
 
   /// All lanes. Returns dt of token row0 + lane, lane < 16, 0 past the end.
   __device__ __forceinline__ float compute(const Mamba3Args& a, const Raw& raw, int t0, int length,
-                                           int row0) const {
+                                           int row0, int tokens) const {
     using D = Mamba3ScanAttrs::Discretization;
     const int lane = lane_id(), i = row0 + lane;
-    const bool exists = lane <= 16 && t0 + i < a.dims.seqlen, in = lane < 16 && i < length;
+    const bool exists = lane <= 16 && t0 + i < tokens, in = lane < 16 && i < length;
     const float step = exists ? softplusf(raw.dt) : 0.0f;
     const float l = a.discretization == D::kTrapezoidal ? sigmoidf(raw.trap)
                     : a.discretization == D::kEuler     ? 1.0f

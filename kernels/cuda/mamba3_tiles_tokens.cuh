@@ -38,11 +38,11 @@ struct TiledTokens {
   struct Raw {
     float v[3][3] = {};
     __device__ void load(const Mamba3Args& a, const float* proj_b, float bias, int h, int t0,
-                         int length) {
+                         int length, int tokens) {
 #pragma unroll
       for (int u = 0; u < 3; ++u) {
         const int i = lane_id() + u * kWarp;
-        if (i > length || t0 + i >= a.dims.seqlen) continue;
+        if (i > length || t0 + i >= tokens) continue;
         const float* row = proj_b + static_cast<int64_t>(t0 + i) * a.dims.width + h;
         v[u][0] = __ldg(row + a.col.dd_dt) + bias;
         v[u][1] = __ldg(row + a.col.dd_A);
@@ -53,12 +53,13 @@ struct TiledTokens {
 
   /// One warp computes all. `proj_b`: the sequence's first row. Needs a barrier before other warps read.
   __device__ void compute(const Mamba3Args& a, const float* proj_b, float bias, int h, int t0,
-                          int length) const {
+                          int length, int tokens) const {
     Raw raw;
-    raw.load(a, proj_b, bias, h, t0, length);
-    compute(a, raw, t0, length);
+    raw.load(a, proj_b, bias, h, t0, length, tokens);
+    compute(a, raw, t0, length, tokens);
   }
-  __device__ void compute(const Mamba3Args& a, const Raw& loaded, int t0, int length) const {
+  __device__ void compute(const Mamba3Args& a, const Raw& loaded, int t0, int length,
+                          int tokens) const {
     using D = Mamba3ScanAttrs::Discretization;
     const int lane = lane_id();
     const auto& raw = loaded.v;
@@ -66,7 +67,7 @@ struct TiledTokens {
 #pragma unroll
     for (int u = 0; u < 3; ++u) {
       const int i = lane + u * kWarp;
-      const bool exists = i <= length && t0 + i < a.dims.seqlen;
+      const bool exists = i <= length && t0 + i < tokens;
       const float step = exists ? softplusf(raw[u][0]) : 0.0f, raw_a = raw[u][1];
       const float l = a.discretization == D::kTrapezoidal ? sigmoidf(raw[u][2])
                       : a.discretization == D::kEuler     ? 1.0f

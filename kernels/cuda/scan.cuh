@@ -40,6 +40,19 @@ MemberArray<T> member_array(const Operand& x) {
   return {x.at<T>(0), x.stride_bytes / static_cast<int64_t>(sizeof(T))};
 }
 
+/// Positions of a sequence that anybody reads: up to its last target, one at least; all where there are no targets. All lanes of a
+/// warp.
+__device__ __forceinline__ int used_tokens(const MemberArray<const int32_t>& targets, int sequence,
+                                           int seqlen) {
+  if (targets.data == nullptr) return seqlen;
+  const int32_t* of = targets.at(blockIdx.y) + static_cast<int64_t>(sequence) * seqlen;
+  int last = 0;
+  for (int t = lane_id(); t < seqlen; t += kWarp) {
+    if (__ldg(of + t) >= 0) last = t;
+  }
+  return __reduce_max_sync(0xFFFFFFFFu, last) + 1;
+}
+
 struct ScanDims {
   int batch, seqlen, nheads, headdim, ngroups, d_state;
   int chunk, nchunks;
@@ -60,6 +73,14 @@ ScanDims scan_dims(const Attrs& a, const Shape& proj) {
           (seqlen + chunk - 1) / chunk,
           round16(seqlen < chunk ? seqlen : chunk),
           proj[2]};
+}
+
+/// Zeros in rows begin .. end - 1 of `width` floats. All threads of a block.
+__device__ __forceinline__ void clear_rows(float* rows, int width, int begin, int end) {
+  float* const from = rows + static_cast<int64_t>(begin) * width;
+  for (int i = static_cast<int>(threadIdx.x); i < (end - begin) * width;
+       i += static_cast<int>(blockDim.x))
+    from[i] = 0;
 }
 
 /// Two neighbouring reals of memory that the kernel does not write.

@@ -19,10 +19,10 @@ struct Training {
   std::vector<ValueId> results;  ///< loss, accuracy, then the gradients
 };
 
-Training training(const ModelConfig& config, const LastLayer& last) {
+Training training(const ModelConfig& config, const Needed& needed) {
   Training t;
   const ValueId step = t.graph.state("step", DType::kInt32, {1});
-  const ForwardGraph f = build_forward(t.graph, config, step, kBatch, kSeqlen, true, last);
+  const ForwardGraph f = build_forward(t.graph, config, step, kBatch, kSeqlen, true, needed);
   t.results = {f.loss, f.accuracy};
   for (const ValueId id : add_gradients(t.graph, f.loss, f.parameters)) t.results.push_back(id);
   return t;
@@ -67,8 +67,8 @@ std::vector<ModelConfig> configs() {
   return out;
 }
 
-LastLayer at_one_position(bool scans) {
-  return {true, [scans](const CallShapes&) { return scans; }};
+Needed at_one_position(bool scans) {
+  return {true, true, [scans](const CallShapes&) { return scans; }};
 }
 
 TEST(LastLayer, AtOnePositionHasTheLossAndTheGradientsOfTheWhole) {
