@@ -76,9 +76,10 @@ class Works {
     for (const bool backward : {false, true}) each_length([&](int t) { gated_delta(t, backward); });
     const ModelConfig model;
     const int d_proj = mamba3_attrs(model).d_proj();
-    for (const Op op : {Op::kLinear, Op::kLinearBwdX, Op::kLinearBwdW})
+    const Op products[] = {Op::kLinear, Op::kLinearBwdX, Op::kLinearBwdW, Op::kLinearBwd};
+    for (const Op op : products)
       each_length([&](int t) { linear(op, "in_proj", t, model.d_model, d_proj); });
-    for (const Op op : {Op::kLinear, Op::kLinearBwdX, Op::kLinearBwdW})
+    for (const Op op : products)
       each_length([&](int t) { linear(op, "out_proj", t, model.d_inner(), model.d_model); });
     for (const bool backward : {false, true})
       each_length([&](int t) { rms_norm(t, model.d_model, backward); });
@@ -140,14 +141,15 @@ class Works {
   void linear(Op op, const std::string& name, int seqlen, int in, int out) {
     BenchWork& w =
         add(op, name + " " + std::to_string(in) + " -> " + std::to_string(out), {}, seqlen);
-    w.flop = 2 * tokens(seqlen) * in * out;
+    w.flop = (op == Op::kLinearBwd ? 4 : 2) * tokens(seqlen) * in * out;
     w.operands = [=](int batch, int) -> Arrays {
       Draws draws;
       const double scale = 1 / std::sqrt(in);
       const Shape x{batch, seqlen, in}, y{batch, seqlen, out}, weight{out, in};
       if (op == Op::kLinearBwdW) return {draws.real(y), draws.real(x)};
-      OpArray rows = draws.real(op == Op::kLinear ? x : y);
-      return {std::move(rows), draws.real(weight, -scale, scale)};
+      Arrays in_order = {draws.real(op == Op::kLinear ? x : y), draws.real(weight, -scale, scale)};
+      if (op == Op::kLinearBwd) in_order.push_back(draws.real(x));
+      return in_order;
     };
   }
 

@@ -284,6 +284,8 @@ const char* op_name(Op op) {
       return "linear_bwd_x";
     case Op::kLinearBwdW:
       return "linear_bwd_w";
+    case Op::kLinearBwd:
+      return "linear_bwd";
     case Op::kRmsNorm:
       return "rms_norm";
     case Op::kRmsNormBwd:
@@ -410,14 +412,18 @@ std::vector<ValueType> infer(Op op, const Attributes& attributes, Inputs in) {
       if (in.size() > 2) expect_optional(op, in, 2, "addend", y);
       return {{DType::kReal, y}};
     }
-    case Op::kLinearBwdX: {
-      expect_count(op, in, 2);
+    case Op::kLinearBwdX:
+    case Op::kLinearBwd: {
+      expect_count(op, in, op == Op::kLinearBwd ? 3 : 2);
       const ValueType &dy = operand(op, in, 0, "dy"), &w = operand(op, in, 1, "weight");
       if (w.shape.rank() != 2 || dy.shape.last() != w.shape[0]) {
         fail(op, "dy (.., out) and weight (out, in) must agree in `out`: dy " + dy.shape.text() +
                      ", weight " + w.shape.text());
       }
-      return {{DType::kReal, with_last(dy.shape, w.shape[1])}};
+      const Shape x = with_last(dy.shape, w.shape[1]);
+      if (op == Op::kLinearBwdX) return {{DType::kReal, x}};
+      expect(op, in, 2, "x", x);
+      return {{DType::kReal, x}, {DType::kReal, w.shape}};
     }
     case Op::kLinearBwdW: {
       expect_count(op, in, 2);

@@ -24,6 +24,7 @@ enum class Op {
   kLinear,           ///< (x, weight, [addend]) -> x weight^T [+ addend]
   kLinearBwdX,       ///< (dy, weight) -> dy weight
   kLinearBwdW,       ///< (dy, x) -> dy^T x
+  kLinearBwd,        ///< (dy, weight, x) -> dx = dy weight, dweight = dy^T x
   kRmsNorm,          ///< (x, weight) -> y
   kRmsNormBwd,       ///< (dy, x, weight, [addend]) -> dx [+ addend], dweight
   kSwiglu,           ///< (ug) -> u * silu(g)

@@ -12,7 +12,7 @@ namespace statelab {
 /// run there, and why.
 std::vector<int64_t> cuda_workspaces(const CallTable& calls);
 
-/// `graph` as a CUDA device computes it: fused(), with a head_loss where cuda_limit() has nothing against its shapes.
+/// `graph` as a CUDA device computes it: fused(), with the nodes whose shapes cuda_limit() has nothing against.
 Graph fused_for_cuda(const Graph& graph, std::span<const ValueId> keep);
 
 /// All members at once, in float, the graph fused_for_cuda(). What no node reads and nobody keeps is neither computed nor given memory.

@@ -40,6 +40,7 @@ class Fusing {
   }
 
   void take_out(int n) { gone_[static_cast<size_t>(n)] = 1; }
+  bool gone(int n) const { return gone_[static_cast<size_t>(n)] != 0; }
   void writes(int n, ValueId id) { writer_[static_cast<size_t>(id)] = n; }
   std::vector<Node> left() {
     std::vector<Node> out;
@@ -82,6 +83,14 @@ void fuse_addends(Fusing& f) {
       break;
     }
   }
+}
+
+bool takes_node(const Node& node, const Graph& graph,
+                const std::function<bool(const CallShapes&)>& takes) {
+  std::vector<const ValueType*> in;
+  for (const ValueId id : node.inputs) in.push_back(&graph.value(id).type);
+  const std::vector<ValueType> out = infer(node.op, node.attributes, in);
+  return takes({node.op, &node.attributes, in, out});
 }
 
 double eps(const Node& norm) { return std::get<RmsNormAttrs>(norm.attributes).eps; }
@@ -152,15 +161,52 @@ void fuse_head(Fusing& f, const Graph& graph, const std::function<bool(const Cal
               loss_bwd.inputs[0]},
              {loss.outputs[0], loss.outputs[1], norm_bwd.outputs[0], norm_bwd.outputs[1],
               node(head->linear_bwd_w).outputs[0]}};
-    std::vector<const ValueType*> in;
-    for (const ValueId id : one.inputs) in.push_back(&graph.value(id).type);
-    const std::vector<ValueType> out = infer(one.op, one.attributes, in);
-    if (!takes({one.op, &one.attributes, in, out})) continue;
+    if (!takes_node(one, graph, takes)) continue;
     for (const int gone : {head->norm, head->linear, head->loss, head->linear_bwd_x,
                            head->linear_bwd_w, head->norm_bwd})
       f.take_out(gone);
     for (const ValueId id : one.outputs) f.writes(static_cast<int>(n), id);
     f.nodes[n] = std::move(one);
+  }
+}
+
+/// The dW of the same dy as a dx, kNoNode where there is none that one node could compute together with it.
+int partner(const Fusing& f, const Graph& graph, int bwd_x) {
+  const Node& dx = f.nodes[static_cast<size_t>(bwd_x)];
+  for (const int bwd_w : f.readers(dx.inputs[0])) {
+    if (bwd_w == static_cast<int>(f.kept()) || f.gone(bwd_w)) continue;
+    const Node& dw = f.nodes[static_cast<size_t>(bwd_w)];
+    if (dw.op != Op::kLinearBwdW || dw.inputs[0] != dx.inputs[0] ||
+        !(graph.value(dw.inputs[1]).type.shape == graph.value(dx.outputs[0]).type.shape))
+      continue;
+    const int first = std::min(bwd_x, bwd_w), last = std::max(bwd_x, bwd_w);
+    const Node& moved = bwd_x < bwd_w ? dx : dw;
+    const std::vector<int>& readers = f.readers(moved.outputs[0]);
+    const bool early = !readers.empty() && readers.front() < last;
+    const bool changed = f.changes_between(moved.inputs[0], first, last) ||
+                         f.changes_between(moved.inputs[1], first, last);
+    if (!early && !changed) return bwd_w;
+  }
+  return kNoNode;
+}
+
+void fuse_linear_bwd(Fusing& f, const Graph& graph,
+                     const std::function<bool(const CallShapes&)>& takes) {
+  for (size_t n = 0; n < f.nodes.size(); ++n) {
+    const int bwd_x = static_cast<int>(n);
+    if (f.nodes[n].op != Op::kLinearBwdX || f.gone(bwd_x)) continue;
+    const int bwd_w = partner(f, graph, bwd_x);
+    if (bwd_w == kNoNode) continue;
+    const Node &dx = f.nodes[n], &dw = f.nodes[static_cast<size_t>(bwd_w)];
+    Node one{Op::kLinearBwd,
+             {},
+             {dx.inputs[0], dx.inputs[1], dw.inputs[1]},
+             {dx.outputs[0], dw.outputs[0]}};
+    if (!takes_node(one, graph, takes)) continue;
+    const int last = std::max(bwd_x, bwd_w);
+    f.take_out(std::min(bwd_x, bwd_w));
+    for (const ValueId id : one.outputs) f.writes(last, id);
+    f.nodes[static_cast<size_t>(last)] = std::move(one);
   }
 }
 
@@ -170,6 +216,7 @@ Graph fused(const Graph& graph, std::span<const ValueId> keep,
             const std::function<bool(const CallShapes&)>& takes) {
   Fusing f(graph, keep);
   fuse_head(f, graph, takes);
+  fuse_linear_bwd(f, graph, takes);
   fuse_addends(f);
   return graph.with_nodes(f.left());
 }

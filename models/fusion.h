@@ -16,7 +16,9 @@ namespace statelab {
 ///   head     rms_norm, linear and cross_entropy with their gradients become one head_loss, where `takes` it, nothing else
 ///            reads what lies between and both directions have the same eps, classes and operands: the same equations, rounded
 ///            in another order
-/// Neither where a parameter or state would be read on the other side of its update.
+///   linear   linear_bwd_x and linear_bwd_w of one dy become one linear_bwd where `takes` it and nothing up to the second reads
+///            what the first writes: it stands where the second stood. The same equations
+/// None where a parameter or state would be read on the other side of its update.
 Graph fused(const Graph& graph, std::span<const ValueId> keep,
             const std::function<bool(const CallShapes&)>& takes);
 

@@ -27,6 +27,8 @@ CpuKernel<S> make(Op op) {
       return linear_bwd_x_kernel<S>();
     case Op::kLinearBwdW:
       return linear_bwd_w_kernel<S>();
+    case Op::kLinearBwd:
+      return linear_bwd_kernel<S>();
     case Op::kRmsNorm:
       return rms_norm_kernel<S>();
     case Op::kRmsNormBwd:

@@ -22,6 +22,8 @@ CpuKernel<S> linear_bwd_x_kernel();
 template <class S>
 CpuKernel<S> linear_bwd_w_kernel();
 template <class S>
+CpuKernel<S> linear_bwd_kernel();
+template <class S>
 CpuKernel<S> rms_norm_kernel();
 template <class S>
 CpuKernel<S> rms_norm_bwd_kernel();

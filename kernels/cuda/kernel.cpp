@@ -35,6 +35,10 @@ const CudaKernel& cuda_kernel(Op op) {
       static const CudaKernel kernel = cuda::linear_bwd_w_kernel();
       return kernel;
     }
+    case Op::kLinearBwd: {
+      static const CudaKernel kernel = cuda::linear_bwd_kernel();
+      return kernel;
+    }
     case Op::kRmsNorm: {
       static const CudaKernel kernel = cuda::rms_norm_kernel();
       return kernel;

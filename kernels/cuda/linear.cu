@@ -1,4 +1,4 @@
-// linear: y = x W^T [+ addend]; dx = dy W; dW = dy^T x.
+// linear: y = x W^T [+ addend]; dx = dy W; dW = dy^T x; the last two also as one op.
 //
 // No library: a member's bits must be the same alone and in a cohort, and with inner extents of 32 to 128 these products are
 // bound by memory, not by arithmetic. In tf32 and bf16 the kernels of linear_stream.h read each row once; what they do not take,
@@ -252,11 +252,12 @@ struct Splits {
   }
 };
 
+int64_t parts_bytes(int parts, const Shape& dw) { return parts == 1 ? 0 : parts * dw.size() * 4; }
+
 int64_t workspace_bwd_w(const CallShapes& c) {
-  const Shape &dy = c.in[0]->shape, &x = c.in[1]->shape;
-  const int parts =
-      std::max(Splits(dy.rows()).count, row_reduction_parts(dy.rows(), dy.last(), x.last()));
-  return parts == 1 ? 0 : parts * c.out[0].shape.size() * 4;
+  const Shape &dy = c.in[0]->shape, &dw = c.out.back().shape;
+  return parts_bytes(
+      std::max(Splits(dy.rows()).count, row_reduction_parts(dy.rows(), dw[0], dw[1])), dw);
 }
 
 __global__ void sum_splits(const float* parts, int64_t member_stride, int64_t split_stride,
@@ -295,6 +296,16 @@ __global__ void __launch_bounds__(32 * kSumShares)
   *reinterpret_cast<float4*>(out.at(blockIdx.y) + at) = sum;
 }
 
+/// The parts of dW that lie in the workspace.
+void launch_sum(const CudaCall& call, int parts, CUstream_st* stream) {
+  if (parts == 1) return;
+  const Operand& dw = call.out.back();
+  const int64_t n = dw.shape->size();
+  sum_parts<<<member_grid(ceil_div(n, 128), call.members), 32 * kSumShares, 0, stream>>>(
+      slices<const float>(call.workspace), slices<float>(dw), n, parts);
+  check_launch("linear_bwd_w");
+}
+
 void launch_bwd_w(const CudaCall& call, CUstream_st* stream) {
   if (call.out[0].data == nullptr) return;
   const Shape &dy = *call.in[0].shape, &x = *call.in[1].shape;
@@ -306,13 +317,8 @@ void launch_bwd_w(const CudaCall& call, CUstream_st* stream) {
   q.x = call.in[1].at<const float>(0), q.x_member = elements(call.in[1]);
   q.parts = to(parts).at<float>(0), q.parts_member = elements(to(parts));
   q.rows = dy.rows(), q.n = dy.last(), q.k = x.last();
-  if (streams(call) && launch_row_reduction(q, call.members, stream)) {
-    if (parts == 1) return;
-    sum_parts<<<member_grid(ceil_div(n, 128), call.members), 32 * kSumShares, 0, stream>>>(
-        slices<const float>(call.workspace), slices<float>(call.out[0]), n, parts);
-    check_launch("linear_bwd_w");
-    return;
-  }
+  if (streams(call) && launch_row_reduction(q, call.members, stream))
+    return launch_sum(call, parts, stream);
   const Splits splits(dy.rows());
   parts = splits.count;
   LinearArgs p{};
@@ -327,10 +333,43 @@ void launch_bwd_w(const CudaCall& call, CUstream_st* stream) {
   check_launch("linear_bwd_w");
 }
 
+// ---- dx and dW
+
+int64_t workspace_bwd(const CallShapes& c) {
+  const Shape& dw = c.out[1].shape;
+  const int parts = row_gradient_parts(c.in[0]->shape.rows(), dw[0], dw[1]);
+  return std::max(workspace_bwd_w(c), parts_bytes(parts, dw));
+}
+
+/// In one kernel, or as the two ops where only one result is wanted or the kernel does not take the shape.
+void launch_bwd(const CudaCall& call, CUstream_st* stream) {
+  const Operand &dy = call.in[0], &weight = call.in[1], &x = call.in[2], &dx = call.out[0],
+                &dw = call.out[1];
+  if (streams(call) && dx.data != nullptr && dw.data != nullptr) {
+    RowGradients q{};
+    q.rows = dy.shape->rows(), q.n = dy.shape->last(), q.k = x.shape->last();
+    const int parts = row_gradient_parts(q.rows, q.n, q.k);
+    const Operand& to = parts == 1 ? dw : call.workspace;
+    q.dy = dy.at<const float>(0), q.dy_member = elements(dy);
+    q.weight = weight.at<const float>(0), q.weight_member = elements(weight);
+    q.x = x.at<const float>(0), q.x_member = elements(x);
+    q.dx = dx.at<float>(0), q.dx_member = elements(dx);
+    q.parts = to.at<float>(0), q.parts_member = elements(to);
+    if (launch_row_gradients(q, call.members, stream)) return launch_sum(call, parts, stream);
+  }
+  const Operand of_x[] = {dy, weight}, of_w[] = {dy, x};
+  CudaCall one = call;
+  one.in = of_x, one.out = call.out.first(1);
+  launch_bwd_x(one, stream);
+  one.in = of_w, one.out = call.out.last(1);
+  launch_bwd_w(one, stream);
+}
+
 }  // namespace
 
 CudaKernel linear_kernel() { return {nullptr, launch_fwd, nullptr}; }
 CudaKernel linear_bwd_x_kernel() { return {nullptr, launch_bwd_x, nullptr}; }
 CudaKernel linear_bwd_w_kernel() { return {workspace_bwd_w, launch_bwd_w, nullptr}; }
+CudaKernel linear_bwd_kernel() { return {workspace_bwd, launch_bwd, nullptr}; }
 
 }  // namespace statelab::cuda

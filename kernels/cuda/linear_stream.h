@@ -34,4 +34,18 @@ int row_reduction_parts(int64_t rows, int n, int k);
 /// False, with nothing enqueued, where row_reduction_parts() is 0.
 bool launch_row_reduction(const RowReduction& p, int members, CUstream_st* stream);
 
+/// dx (rows, k) = dy W, dy (rows, n), W (n, k), and parts of dy^T x as RowReduction has them; dy is read once.
+struct RowGradients {
+  const float *dy, *weight, *x;
+  float *dx, *parts;
+  int64_t dy_member, weight_member, x_member, dx_member, parts_member;
+  int64_t rows;
+  int n, k;
+};
+
+/// As row_reduction_parts(), of launch_row_gradients().
+int row_gradient_parts(int64_t rows, int n, int k);
+/// False, with nothing enqueued, where row_gradient_parts() is 0.
+bool launch_row_gradients(const RowGradients& p, int members, CUstream_st* stream);
+
 }  // namespace statelab::cuda

@@ -118,6 +118,16 @@ std::vector<Case> cases() {
                  [](const OpArray& dy, const Arrays& in, const Arrays&) {
                    return Arrays{dy, in[0]};
                  }});
+  out.push_back({"LinearXAndW",
+                 Op::kLinear,
+                 Op::kLinearBwd,
+                 {},
+                 {random_array("x", {2, 5, 7}), random_array("w", {3, 7})},
+                 {0, 1},
+                 {0, 1},
+                 [](const OpArray& dy, const Arrays& in, const Arrays&) {
+                   return Arrays{dy, in[1], in[0]};
+                 }});
   out.push_back({"RmsNorm",
                  Op::kRmsNorm,
                  Op::kRmsNormBwd,

@@ -64,6 +64,7 @@ std::vector<std::vector<double>> computed(const Graph& graph, const ModelConfig&
 
 const auto kNothing = [](const CallShapes&) { return false; };
 const auto kEverything = [](const CallShapes&) { return true; };
+const auto kHeads = [](const CallShapes& shapes) { return shapes.op == Op::kHeadLoss; };
 
 const std::vector<ModelConfig>& configs() {
   static const std::vector<ModelConfig> all = {
@@ -214,7 +215,7 @@ TEST(Fusion, WhateverIsKeptIsWrittenAndTheVerifierPasses) {
           << config.mixer << " keeps " << t.graph.value(id).name;
       EXPECT_GE(plan.offset[v], 0) << config.mixer << " keeps " << t.graph.value(id).name;
     }
-    EXPECT_EQ(fused(t.graph, all, kEverything).nodes().size(), t.graph.nodes().size())
+    EXPECT_EQ(fused(t.graph, all, kHeads).nodes().size(), t.graph.nodes().size())
         << config.mixer << ": nothing lies between values that are all kept";
   }
 }
@@ -302,6 +303,90 @@ TEST(Fusion, AHeadIsReadBeforeItsUpdate) {
   const Graph graph = fused(h.graph, h.results, kEverything);
   EXPECT_EQ(count(graph, Op::kHeadLoss), 1);
   EXPECT_EQ(graph.nodes().back().op, Op::kAdamW);
+}
+
+// ---- linear_bwd
+
+TEST(Fusion, BothGradientsOfALinearBecomeOneNodeWithTheSameResults) {
+  for (const ModelConfig& config : configs()) {
+    const Training t = training(config);
+    const Graph graph = fused(t.graph, t.results,
+                              [](const CallShapes& shapes) { return shapes.op == Op::kLinearBwd; });
+    EXPECT_EQ(count(graph, Op::kLinearBwd), count(t.graph, Op::kLinearBwdX)) << config.mixer;
+    EXPECT_EQ(count(graph, Op::kLinearBwdX), 0) << config.mixer;
+    EXPECT_EQ(count(graph, Op::kLinearBwdW),
+              count(t.graph, Op::kLinearBwdW) - count(t.graph, Op::kLinearBwdX));
+    EXPECT_TRUE(computed(graph, config, t.results) == computed(t.graph, config, t.results))
+        << config.mixer;
+    EXPECT_EQ(count(fused(t.graph, t.results, kNothing), Op::kLinearBwd), 0);
+    // Those of the head are in its one node.
+    const Graph all = fused(t.graph, t.results, kEverything);
+    EXPECT_EQ(count(all, Op::kLinearBwd) + 1, count(t.graph, Op::kLinearBwdX)) << config.mixer;
+    EXPECT_EQ(count(all, Op::kLinearBwdX), 0) << config.mixer;
+  }
+}
+
+/// dx = dy w and dW = dy^T x by hand, in either order, with what may stand between them.
+struct HandMadeGradients {
+  Graph graph;
+  ValueId dy = graph.parameter("dy", {4, 6}), w = graph.parameter("w", {6, 8}),
+          x = graph.parameter("x", {4, 8});
+  ValueId dx = kNoValue, dw = kNoValue;
+  std::vector<ValueId> results;
+
+  struct Change {
+    bool dw_first = false, other_dy = false, x_has_another_shape = false, first_is_read = false;
+    bool w_changes = false, x_changes = false, x_comes_between = false;
+  };
+  explicit HandMadeGradients(const Change& c) {
+    if (c.x_has_another_shape) x = graph.parameter("x222", {2, 2, 8});
+    const auto bwd_x = [&] { dx = graph.apply1(Op::kLinearBwdX, {}, {dy, w}); };
+    const auto bwd_w = [&] {
+      dw = graph.apply1(Op::kLinearBwdW, {}, {c.other_dy ? graph.parameter("o", {4, 6}) : dy, x});
+    };
+    c.dw_first ? bwd_w() : bwd_x();
+    const ValueId first = c.dw_first ? dw : dx;
+    if (c.first_is_read) results.push_back(graph.apply1(Op::kAdd, {}, {first, first}));
+    if (c.w_changes) changes(w);
+    if (c.x_changes) changes(x);
+    if (c.x_comes_between) x = graph.apply1(Op::kAdd, {}, {x, x});
+    c.dw_first ? bwd_x() : bwd_w();
+    results.insert(results.end(), {dx, dw});
+  }
+  void changes(ValueId weight) {
+    const Shape shape = graph.value(weight).type.shape;
+    update(graph, weight, graph.state("m", DType::kReal, shape),
+           graph.state("v", DType::kReal, shape), graph.parameter("g", shape));
+  }
+  Graph fused_graph() const { return fused(graph, results, kEverything); }
+  int fused_pairs() const { return count(fused_graph(), Op::kLinearBwd); }
+};
+
+TEST(Fusion, GradientsOfALinearAreOneNodeWhereTheSecondStood) {
+  using H = HandMadeGradients;
+  for (const bool dw_first : {false, true}) {
+    const H h({.dw_first = dw_first});
+    const Graph graph = h.fused_graph();
+    ASSERT_EQ(graph.nodes().size(), 1u);
+    EXPECT_EQ(graph.nodes()[0].op, Op::kLinearBwd);
+    EXPECT_EQ(graph.nodes()[0].inputs, (std::vector{h.dy, h.w, h.x}));
+    EXPECT_EQ(graph.nodes()[0].outputs, (std::vector{h.dx, h.dw}));
+  }
+  const Graph between = H({.x_comes_between = true}).fused_graph();
+  ASSERT_EQ(between.nodes().size(), 2u);
+  EXPECT_EQ(between.nodes()[1].op, Op::kLinearBwd) << "after the x that it reads";
+}
+
+TEST(Fusion, GradientsOfALinearStayTwoNodesWhereOneCouldNotStandForBoth) {
+  using H = HandMadeGradients;
+  EXPECT_EQ(H({.other_dy = true}).fused_pairs(), 0);
+  EXPECT_EQ(H({.x_has_another_shape = true}).fused_pairs(), 0);
+  for (const bool dw_first : {false, true}) {
+    EXPECT_EQ(H({.dw_first = dw_first, .first_is_read = true}).fused_pairs(), 0)
+        << "before the one node would write it";
+    EXPECT_EQ(H({.dw_first = dw_first, .w_changes = true}).fused_pairs(), dw_first ? 1 : 0);
+    EXPECT_EQ(H({.dw_first = dw_first, .x_changes = true}).fused_pairs(), dw_first ? 0 : 1);
+  }
 }
 
 }  // namespace

@@ -57,6 +57,13 @@ TEST(Graph, WhatIsAddedHasTheShapeAndTypeOfTheSum) {
   EXPECT_EQ(refusal(Op::kLinear, {}, {x, w, x}), "[linear] addend must be (4, 3), is (4, 8)");
   EXPECT_EQ(refusal(Op::kLinear, {}, {x, w, count}), "[linear] addend has the wrong element type");
   EXPECT_EQ(refusal(Op::kLinear, {}, {x, w, kNoValue}), "");
+  const ValueId dy = g.parameter("dy", {4, 3});
+  EXPECT_EQ(refusal(Op::kLinearBwd, {}, {dy, w, x}), "");
+  EXPECT_EQ(refusal(Op::kLinearBwd, {}, {dy, w}), "[linear_bwd] takes 3 operands, got 2");
+  EXPECT_EQ(refusal(Op::kLinearBwd, {}, {x, w, x}),
+            "[linear_bwd] dy (.., out) and weight (out, in) must agree in `out`: dy (4, 8), weight "
+            "(3, 8)");
+  EXPECT_EQ(refusal(Op::kLinearBwd, {}, {dy, w, dy}), "[linear_bwd] x must be (4, 8), is (4, 3)");
   EXPECT_EQ(refusal(Op::kLinear, {}, {x, w, x, x}), "[linear] takes 2 or 3 operands, got 4");
   EXPECT_EQ(refusal(Op::kRmsNormBwd, RmsNormAttrs{}, {x, x, n, w}),
             "[rms_norm_bwd] addend must be (4, 8), is (3, 8)");

@@ -1,5 +1,5 @@
 // Fused ops on the GPU: an addend gives the bits of the op and `add` after it, in every precision and wherever results leave a
-// block; head_loss agrees with the double-precision CPU op, and its bits are a member's own.
+// block; head_loss and linear_bwd agree with the double-precision CPU op, and their bits are a member's own.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "kernels/cuda/kernel.h"
+#include "kernels/cuda/runtime.h"
 #include "tests/kernels/cuda/op_agreement.h"
 
 namespace statelab {
@@ -94,6 +95,115 @@ TEST_F(CudaFused, RmsNormBwdWithAnAddendHasTheBitsOfItAndAdd) {
                                  random_array(text + "w", {n}, 0.5, 1.5)}));
     }
     expect_addend_is_add(Op::kRmsNormBwd, RmsNormAttrs{}, members, name);
+  }
+}
+
+// ---- linear_bwd
+
+Case gradients_case(int rows, int out, int in) {
+  return {extents({rows, out, in}),
+          {},
+          [=](const std::string& text) {
+            return Arrays{random_array(text + "dy", {1, rows, out}),
+                          random_array(text + "w", {out, in}, -0.2, 0.2),
+                          random_array(text + "x", {1, rows, in})};
+          },
+          rows >= 1000};
+}
+
+/// Full and awkward widths; rows that fill no tile, several tiles, many runs.
+std::vector<Case> gradients_cases() {
+  std::vector<Case> out;
+  for (const int rows : {1, 33, 99, 2093}) {
+    for (const auto& [n, k] : {std::pair{406, 64},
+                               {386, 64},
+                               {64, 128},
+                               {66, 64},
+                               {98, 160},
+                               {90, 64},
+                               {42, 20},
+                               {8, 8},
+                               {64, 416},
+                               {130, 60},
+                               {3, 7},
+                               {31, 33},
+                               {64, 30},
+                               {516, 64}})
+      out.push_back(gradients_case(rows, n, k));
+  }
+  for (const int rows : {10304, 40960}) {
+    for (const auto& [n, k] : {std::pair{406, 64}, {64, 128}})
+      out.push_back(gradients_case(rows, n, k));
+  }
+  return out;
+}
+
+TEST_F(CudaFused, LinearBwdAgreesWithDoublePrecision) {
+  for (const Case& c : gradients_cases()) {
+    for (const Precision precision : kPrecisions) {
+      for (const int members : {1, kMembers})
+        ASSERT_NO_FATAL_FAILURE(expect_agreement(Op::kLinearBwd, c, precision, members));
+    }
+  }
+}
+
+TEST_F(CudaFused, LinearBwdHasTheSameBitsAloneAndInACohort) {
+  for (const Case& c : gradients_cases()) {
+    const auto in = inputs_of(Op::kLinearBwd, c, kMembers);
+    for (const Precision precision : kPrecisions) {
+      const auto cohort = run_op_cuda(Op::kLinearBwd, c.attributes, in, precision);
+      for (size_t m = 0; m < in.size(); ++m) {
+        const auto alone = run_op_cuda(Op::kLinearBwd, c.attributes, {in[m]}, precision);
+        EXPECT_EQ(different_bits(alone[0], cohort[m]), "")
+            << c.name << " member " << m << " in " << precision_name(precision);
+      }
+    }
+  }
+}
+
+/// One output of linear_bwd of one member where nobody wants the other.
+OpArray gradient_alone(const Arrays& in, size_t wanted, Precision precision) {
+  CudaStream stream(0);
+  std::vector<CudaBuffer> memory;
+  const auto allocate = [&](const Shape& shape) {
+    const int64_t bytes = member_stride_bytes(shape, DType::kReal, sizeof(float));
+    memory.emplace_back(0, bytes);
+    stream.fill(memory.back().data(), 0xFF, bytes);
+    return Operand{memory.back().data(), bytes, &shape};
+  };
+  std::vector<const ValueType*> types;
+  std::vector<Operand> operands;
+  for (const OpArray& a : in) {
+    types.push_back(&a.type);
+    operands.push_back(allocate(a.type.shape));
+    std::vector<std::byte> bytes(static_cast<size_t>(operands.back().stride_bytes));
+    store_array<float>(a, bytes.data());
+    stream.to_device(operands.back().data, bytes.data(), operands.back().stride_bytes);
+  }
+  const Attributes attributes;
+  const std::vector<ValueType> out = infer(Op::kLinearBwd, attributes, types);
+  std::vector<Operand> results = {{nullptr, 0, &out[0].shape}, {nullptr, 0, &out[1].shape}};
+  results[wanted] = allocate(out[wanted].shape);
+  const CudaKernel& kernel = cuda_kernel(Op::kLinearBwd);
+  const int64_t floats = kernel.workspace_bytes({Op::kLinearBwd, &attributes, types, out}) / 4;
+  const Shape workspace{static_cast<int>(floats)};
+  kernel.launch({Op::kLinearBwd, &attributes, operands, results, allocate(workspace), 1, precision},
+                stream.handle());
+  std::vector<std::byte> bytes(static_cast<size_t>(results[wanted].stride_bytes));
+  stream.to_host(bytes.data(), results[wanted].data, results[wanted].stride_bytes);
+  return load_array<float>(out[wanted], bytes.data());
+}
+
+TEST_F(CudaFused, LinearBwdOfWhichOneResultIsWantedHasTheBitsOfTheOpForIt) {
+  for (const Case& c : {gradients_case(99, 406, 64), gradients_case(2093, 64, 128),
+                        gradients_case(33, 31, 33), gradients_case(33000, 42, 20)}) {
+    const Arrays in = inputs_of(Op::kLinearBwd, c, 1)[0];
+    for (const Precision precision : kPrecisions) {
+      const auto dx = run_op_cuda(Op::kLinearBwdX, {}, {Arrays{in[0], in[1]}}, precision),
+                 dw = run_op_cuda(Op::kLinearBwdW, {}, {Arrays{in[0], in[2]}}, precision);
+      EXPECT_TRUE(same_bits(gradient_alone(in, 0, precision), dx[0].outputs[0])) << c.name;
+      EXPECT_TRUE(same_bits(gradient_alone(in, 1, precision), dw[0].outputs[0])) << c.name;
+    }
   }
 }
 

@@ -89,6 +89,12 @@ inline bool operands_are_split(Op op, const Arrays& in) {
     const int inner = x.last(), outer = op == Op::kLinear ? w[0] : w[1];
     return inner % 2 == 0 && outer % 2 == 0 && inner >= 8 && inner <= 416 && outer > 32;
   }
+  if (op == Op::kLinearBwd) {
+    const Shape& w = in[1].type.shape;
+    const auto groups = [](int columns) { return (columns + 63) / 64; };
+    return w[0] % 2 == 0 && w[1] % 4 == 0 && w[0] >= 8 && w[1] >= 8 && w[0] <= 416 &&
+           groups(w[0]) * groups(w[1]) < 8;
+  }
   if (op != Op::kLinearBwdW) return false;
   return x.rows() >= 32768;
 }

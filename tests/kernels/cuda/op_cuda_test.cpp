@@ -175,7 +175,8 @@ std::vector<Case> linear_cases(Op op) {
                                    dy = random_array(text + "dy", {batch, seqlen, out_features});
                      return op == Op::kLinear       ? Arrays{x, w}
                             : op == Op::kLinearBwdX ? Arrays{dy, w}
-                                                    : Arrays{dy, x};
+                            : op == Op::kLinearBwdW ? Arrays{dy, x}
+                                                    : Arrays{dy, w, x};
                    },
                    is_long(seqlen)});
   };
@@ -192,8 +193,9 @@ std::vector<Case> linear_cases(Op op) {
     add(1, 17, in, to);
     add(13, 161, in, to);
   }
-  if (op == Op::kLinear) add(1, 16400, 64, 406);      // tiles of 32 rows
-  if (op == Op::kLinearBwdW) add(1, 33001, 64, 406);  // dW by whole rows; its last run is short
+  if (op == Op::kLinear) add(1, 16400, 64, 406);  // tiles of 32 rows
+  if (op == Op::kLinearBwdW || op == Op::kLinearBwd)
+    add(1, 33001, 64, 406);  // dW by whole rows; its last run is short
   if (op == Op::kLinearBwdW) add(3, 11001, 128, 64);
   return out;
 }
@@ -532,6 +534,7 @@ std::vector<Case> cases_of(Op op) {
     case Op::kLinear:
     case Op::kLinearBwdX:
     case Op::kLinearBwdW:
+    case Op::kLinearBwd:
       return linear_cases(op);
     case Op::kRmsNorm:
     case Op::kRmsNormBwd:
@@ -697,8 +700,8 @@ TEST_P(CudaProducts, OfAMemberHaveTheSameBitsAloneAndInACohort) {
 
 INSTANTIATE_TEST_SUITE_P(Op, CudaProducts,
                          ::testing::Values(Op::kLinear, Op::kLinearBwdX, Op::kLinearBwdW,
-                                           Op::kMamba3Scan, Op::kMamba3ScanBwd, Op::kMamba2Scan,
-                                           Op::kMamba2ScanBwd),
+                                           Op::kLinearBwd, Op::kMamba3Scan, Op::kMamba3ScanBwd,
+                                           Op::kMamba2Scan, Op::kMamba2ScanBwd),
                          op_test_name);
 
 /// Needs no GPU: shapes alone decide.
