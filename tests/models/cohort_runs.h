@@ -56,6 +56,7 @@ inline CohortShape shape_of(const std::string& mixer) {
   if (mixer == "gated_delta_net" || mixer == "delta_net") s.model.eigenvalue_min = -1;
   s.model.conv = mixer == "gated_delta_net";
   s.batch = 37;
+  s.one_target = true;
   s.stages = {{6, 7}, {8, 13}};
   s.schedule.reset_optimizer = true;
   return s;

@@ -141,16 +141,19 @@ TEST_P(CudaLosses, OfFiftyStepsAreTheCpusWithinAThousandth) {
   shape.batch = 32;
   shape.stages = {{50, 41}};  // more than two chunks of 16 tokens
   const std::vector<Recipe> runs = {{3, 0.001}};
-  Built cpu = build(shape, runs, 2), cuda = build(shape, runs, device_);
-  for (int step = 0; step < 50; ++step) {
-    cpu.cohort->run(1);
-    cuda.cohort->run(1);
-    const TrainMetrics a = cpu.cohort->read_metrics(0), b = cuda.cohort->read_metrics(0);
-    ASSERT_TRUE(std::abs(b.loss - a.loss) <= 1e-3 * std::abs(a.loss))
-        << "step " << step << ": " << b.loss << " and " << a.loss;
-    ASSERT_TRUE(std::abs(b.grad_norm - a.grad_norm) <= 1e-2 * a.grad_norm)
-        << "step " << step << ": " << b.grad_norm << " and " << a.grad_norm;
-    ASSERT_DOUBLE_EQ(a.lr, b.lr) << step;
+  for (const bool one_target : {false, true}) {
+    shape.one_target = one_target;
+    Built cpu = build(shape, runs, 2), cuda = build(shape, runs, device_);
+    for (int step = 0; step < 50; ++step) {
+      cpu.cohort->run(1);
+      cuda.cohort->run(1);
+      const TrainMetrics a = cpu.cohort->read_metrics(0), b = cuda.cohort->read_metrics(0);
+      ASSERT_TRUE(std::abs(b.loss - a.loss) <= 1e-3 * std::abs(a.loss))
+          << "step " << step << ": " << b.loss << " and " << a.loss << ", " << one_target;
+      ASSERT_TRUE(std::abs(b.grad_norm - a.grad_norm) <= 1e-2 * a.grad_norm)
+          << "step " << step << ": " << b.grad_norm << " and " << a.grad_norm << ", " << one_target;
+      ASSERT_DOUBLE_EQ(a.lr, b.lr) << step;
+    }
   }
 }
 
@@ -246,7 +249,7 @@ TEST_F(CudaTraining, ModelsInDoubleAreRefused) {
 TEST_F(CudaTraining, PinsTheBitsOfTwentySteps) {
   constexpr const char* kDevice = "NVIDIA H100";
   const std::string expected =
-      "version 3\n"
+      "version 4\n"
       "mamba3 fp32 10735144358567488823\n"
       "mamba3 tf32 14101850954371571808\n"
       "mamba3 bf16 12014779645761147908\n"
