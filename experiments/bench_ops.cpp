@@ -72,6 +72,10 @@ class Works {
     product();
     for (const bool backward : {false, true}) each_length([&](int t) { mamba3(t, backward); });
     for (const bool backward : {false, true}) each_length([&](int t) { mamba2(t, backward); });
+    for (const bool backward : {false, true})
+      each_length([&](int t) { mamba3(t, backward, true); });
+    for (const bool backward : {false, true})
+      each_length([&](int t) { mamba2(t, backward, true); });
     for (const bool backward : {false, true}) each_length([&](int t) { lstm(t, backward); });
     for (const bool backward : {false, true}) each_length([&](int t) { gated_delta(t, backward); });
     const ModelConfig model;
@@ -130,6 +134,21 @@ class Works {
     return tokens(seqlen) * a.nheads * head;
   }
 
+  /// One query against the keys of all tokens.
+  template <class Attrs>
+  double at_flop(const Attrs& a, int seqlen, bool backward) const {
+    return tokens(seqlen) * a.nheads *
+           (backward ? 6.0 * a.d_state + 4.0 * a.headdim : 2.0 * a.d_state + 2.0 * a.headdim);
+  }
+
+  static OpArray last_targets(Draws& draws, int batch, int seqlen) {
+    OpArray targets = draws.integer({batch, seqlen}, kVocab);
+    for (size_t i = 0; i < targets.data.size(); ++i) {
+      if (i % static_cast<size_t>(seqlen) + 1 < static_cast<size_t>(seqlen)) targets.data[i] = -1;
+    }
+    return targets;
+  }
+
   void product() {
     constexpr int kBatch = 64, kSeqlen = 256, kIn = 1024, kOut = 1024;
     linear(Op::kLinear, "large", kSeqlen, kIn, kOut);
@@ -153,10 +172,14 @@ class Works {
     };
   }
 
-  void mamba3(int seqlen, bool backward) {
+  /// `at`: the scan at the last position.
+  void mamba3(int seqlen, bool backward, bool at = false) {
     const Mamba3ScanAttrs a = mamba3_attrs(model("mamba3"));
-    BenchWork& w = add(backward ? Op::kMamba3ScanBwd : Op::kMamba3Scan, scan_name(a), a, seqlen);
-    w.flop = scan_flop(a, seqlen, backward);
+    const Op forward = at ? Op::kMamba3ScanAt : Op::kMamba3Scan, op = !backward ? forward
+                                                                      : at ? Op::kMamba3ScanAtBwd
+                                                                           : Op::kMamba3ScanBwd;
+    BenchWork& w = add(op, at ? at_name(a) : scan_name(a), a, seqlen);
+    w.flop = at ? at_flop(a, seqlen, backward) : scan_flop(a, seqlen, backward);
     w.operands = [=](int batch, int threads) -> Arrays {
       Draws draws;
       const Shape heads{a.nheads}, bias{a.nheads, 1, a.d_state}, state{a.d_state};
@@ -167,16 +190,20 @@ class Works {
       OpArray d = draws.real(heads, 0.5, 1.5);
       Arrays in = {std::move(proj),   std::move(dt_bias), std::move(b_bias), std::move(c_bias),
                    std::move(b_norm), std::move(c_norm),  std::move(d),      absent_array()};
+      if (at) in.push_back(last_targets(draws, batch, seqlen));
       if (!backward) return in;
-      return backward_operands(Op::kMamba3Scan, a, draws.real({batch, seqlen, a.d_inner()}),
+      return backward_operands(forward, a, draws.real({batch, at ? 1 : seqlen, a.d_inner()}),
                                std::move(in), threads);
     };
   }
 
-  void mamba2(int seqlen, bool backward) {
+  void mamba2(int seqlen, bool backward, bool at = false) {
     const Mamba2ScanAttrs a = mamba2_attrs(model("mamba2"));
-    BenchWork& w = add(backward ? Op::kMamba2ScanBwd : Op::kMamba2Scan, scan_name(a), a, seqlen);
-    w.flop = scan_flop(a, seqlen, backward);
+    const Op forward = at ? Op::kMamba2ScanAt : Op::kMamba2Scan, op = !backward ? forward
+                                                                      : at ? Op::kMamba2ScanAtBwd
+                                                                           : Op::kMamba2ScanBwd;
+    BenchWork& w = add(op, at ? at_name(a) : scan_name(a), a, seqlen);
+    w.flop = at ? at_flop(a, seqlen, backward) : scan_flop(a, seqlen, backward);
     w.operands = [=](int batch, int threads) -> Arrays {
       Draws draws;
       const Shape heads{a.nheads};
@@ -185,8 +212,9 @@ class Works {
       OpArray d = draws.real(heads, 0.5, 1.5), norm = draws.real({a.d_inner()}, 0.5, 1.5);
       Arrays in = {std::move(proj), std::move(dt_bias), std::move(a_log), std::move(d),
                    std::move(norm)};
+      if (at) in.push_back(last_targets(draws, batch, seqlen));
       if (!backward) return in;
-      return backward_operands(Op::kMamba2Scan, a, draws.real({batch, seqlen, a.d_inner()}),
+      return backward_operands(forward, a, draws.real({batch, at ? 1 : seqlen, a.d_inner()}),
                                std::move(in), threads);
     };
   }
@@ -234,6 +262,11 @@ class Works {
     };
   }
 
+  template <class Attrs>
+  static std::string at_name(const Attrs& a) {
+    return std::to_string(a.nheads) + " heads of " + std::to_string(a.headdim) + ", d_state " +
+           std::to_string(a.d_state) + ", last position";
+  }
   template <class Attrs>
   static std::string scan_name(const Attrs& a) {
     return std::to_string(a.nheads) + " heads of " + std::to_string(a.headdim) + ", d_state " +
@@ -305,10 +338,7 @@ class Works {
       OpArray h = draws.real({batch, seqlen, columns}, -2, 2),
               norm = draws.real({columns}, 0.5, 1.5),
               head = draws.real({kVocab, columns}, -scale, scale),
-              targets = draws.integer({batch, seqlen}, kVocab);
-      for (size_t i = 0; i < targets.data.size(); ++i) {
-        if (i % static_cast<size_t>(seqlen) + 1 < static_cast<size_t>(seqlen)) targets.data[i] = -1;
-      }
+              targets = last_targets(draws, batch, seqlen);
       return {std::move(h), std::move(norm), std::move(head), std::move(targets),
               scalar(DType::kReal, 1)};
     };
