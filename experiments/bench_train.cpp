@@ -90,12 +90,14 @@ void check_first_step(const CohortShape& shape, const DataSource& data, TrainCoh
 struct Work {
   std::string name, mixer;
   int n_layers, length, members;
+  bool dense = false;
 };
 
-/// A cohort on parity, profile xlstm, label at the last position.
+/// A cohort on parity, profile xlstm: lengths from 3 and the label at the last position, as the runs of the lab train; or dense,
+/// which saves nothing: all sequences of full length, a label at every position.
 struct Workload {
   Workload(const Work& work, const ComputeDevice& device)
-      : task(make_task(TaskConfig{})), members(static_cast<size_t>(work.members)) {
+      : task(make_task(task_config(work))), members(static_cast<size_t>(work.members)) {
     shape.model.mixer = work.mixer;
     if (work.mixer == "gated_delta_net") shape.model.headdim = shape.model.d_inner();  // one head
     shape.model.n_layers = work.n_layers;
@@ -104,10 +106,15 @@ struct Workload {
     shape.batch = 256;
     shape.one_target = task->one_target();
     shape.stages = {{1 << 20, task->seqlen(work.length)}};
-    const StageConfig stage{1 << 20, {3, work.length}};
+    const StageConfig stage{1 << 20, {work.dense ? work.length : 3, work.length}};
     data = std::make_unique<TrainData>(task, std::vector<StageConfig>{stage},
                                        std::vector<uint32_t>(members.size(), 0));
     cohort = std::make_unique<TrainCohort>(shape, members, *data, device);
+  }
+  static TaskConfig task_config(const Work& work) {
+    TaskConfig config;
+    if (work.dense) config.supervision = "all";
+    return config;
   }
   double tokens() const {
     return static_cast<double>(shape.batch) * shape.stages[0].seqlen *
@@ -201,6 +208,12 @@ BenchCudaReport bench_train_cuda(const BenchTrainOptions& options, const Compute
         Work{"mamba3, 3 layers, 160 tokens, 16 runs", "mamba3", 3, 161, 16},
         Work{"mamba3, 1 layer, 40 tokens", "mamba3", 1, 41, 1},
         Work{"mamba3, 1 layer, 40 tokens, 16 runs", "mamba3", 1, 41, 16},
+        Work{"mamba3, 3 layers, 160 tokens, dense", "mamba3", 3, 161, 1, true},
+        Work{"mamba3, 3 layers, 160 tokens, dense, 16 runs", "mamba3", 3, 161, 16, true},
+        Work{"mamba3, 1 layer, 40 tokens, dense", "mamba3", 1, 41, 1, true},
+        Work{"mamba3, 1 layer, 40 tokens, dense, 16 runs", "mamba3", 1, 41, 16, true},
+        Work{"mamba2, 3 layers, 160 tokens, dense", "mamba2", 3, 161, 1, true},
+        Work{"mamba2, 3 layers, 160 tokens, dense, 16 runs", "mamba2", 3, 161, 16, true},
         Work{"mamba2, 3 layers, 160 tokens", "mamba2", 3, 161, 1},
         Work{"mamba2, 3 layers, 160 tokens, 16 runs", "mamba2", 3, 161, 16},
         Work{"mamba2, 1 layer, 40 tokens, 16 runs", "mamba2", 1, 41, 16},

@@ -61,6 +61,11 @@ Table table_of(const BenchCudaReport& report) {
                    {"spread_pct", "spread", ColumnType::kNumber, "%", 1},
                    {"tokens_per_s", "tokens/s", ColumnType::kNumber, "", 0},
                    {"gflop_per_s", "rate", ColumnType::kNumber, "GFLOP/s", 0}};
+  table.notes = {
+      {"",
+       "parity: sequences of 3 symbols up to seqlen, label at the last one; dense: all as "
+       "long as they can be, a label at every position"},
+      {"", "rates count every position of a batch, padding too"}};
   for (const BenchCudaRow& row : report.rows) {
     table.rows.push_back({{row.work},
                           {static_cast<int64_t>(row.batch)},

@@ -23,9 +23,8 @@ struct OpTrace {
   Groups gradients;
 };
 
-OpTrace trace_scan(const Engine& engine, const ModelConfig& config, int batch, int T,
-                   uint32_t seed) {
-  const ScanOp scan = scan_op(config);
+std::vector<OpArray> scan_inputs(const ScanOp& scan, const ModelConfig& config, int batch, int T,
+                                 uint32_t seed) {
   const auto draw = [&](uint32_t group, std::size_t size, double lo, double hi) {
     return uniform_values(seed, kSystem, group, size, lo, hi);
   };
@@ -43,15 +42,65 @@ OpTrace trace_scan(const Engine& engine, const ModelConfig& config, int batch, i
     }
     in.push_back(value);
   }
+  return in;
+}
+
+OpArray scan_cotangent(const ModelConfig& config, int batch, int T, uint32_t seed) {
+  return real_array(
+      {batch, T, config.d_inner()},
+      uniform_values(seed, kSystem, 40, std::size_t(batch) * T * config.d_inner(), -1, 1));
+}
+
+OpTrace trace_scan(const Engine& engine, const ModelConfig& config, int batch, int T,
+                   uint32_t seed) {
+  const ScanOp scan = scan_op(config);
+  const std::vector<OpArray> in = scan_inputs(scan, config, batch, T, seed);
   const OpRun forward = engine.run(scan.forward, scan.attributes, in);
-  std::vector<OpArray> back = {real_array(
-      {batch, T, config.d_inner()}, draw(40, std::size_t(batch) * T * config.d_inner(), -1, 1))};
+  std::vector<OpArray> back = {scan_cotangent(config, batch, T, seed)};
   back.insert(back.end(), in.begin(), in.end());
   back.insert(back.end(), forward.outputs.begin() + scan.kept, forward.outputs.end());
   OpTrace trace{forward.outputs[0].data, {}};
   const OpRun gradient = engine.run(scan.backward, scan.attributes, back);
   for (std::size_t i = 0; i < gradient.outputs.size(); ++i) {
     if (i == 0 || !in[i].absent) trace.gradients.push_back(gradient.outputs[i].data);
+  }
+  return trace;
+}
+
+/// The scan's row at one position of each sequence, and the gradients of a cotangent there: by the op that computes nothing else,
+/// or picked from the whole scan.
+OpTrace trace_scan_at(const Engine& engine, const ModelConfig& config, int batch, int T,
+                      uint32_t seed, bool whole) {
+  const ScanOp scan = scan_op(config);
+  std::vector<OpArray> in = scan_inputs(scan, config, batch, T, seed);
+  const std::size_t operands = in.size();
+  std::vector<int32_t> at(std::size_t(batch) * T, -1);
+  for (int b = 0; b < batch; ++b) at[std::size_t(b) * T + T / (b + 1) - 1] = 0;
+  const OpArray targets = token_array({batch, T}, at), dy = scan_cotangent(config, batch, 1, seed);
+  std::vector<OpArray> back;
+  OpTrace trace;
+  OpRun gradient;
+  if (whole) {
+    const OpRun forward = engine.run(scan.forward, scan.attributes, in);
+    trace.values = engine.run(Op::kSelect, {}, {forward.outputs[0], targets}).outputs[0].data;
+    back = {engine.run(Op::kSelectBwd, {}, {dy, targets}).outputs[0]};
+    back.insert(back.end(), in.begin(), in.end());
+    back.insert(back.end(), forward.outputs.begin() + scan.kept, forward.outputs.end());
+    gradient = engine.run(scan.backward, scan.attributes, back);
+  } else {
+    const bool mamba3 = config.mixer == "mamba3";
+    in.push_back(targets);
+    const OpRun forward =
+        engine.run(mamba3 ? Op::kMamba3ScanAt : Op::kMamba2ScanAt, scan.attributes, in);
+    trace.values = forward.outputs[0].data;
+    back = {dy};
+    back.insert(back.end(), in.begin(), in.end());
+    back.push_back(forward.outputs[1]);
+    gradient =
+        engine.run(mamba3 ? Op::kMamba3ScanAtBwd : Op::kMamba2ScanAtBwd, scan.attributes, back);
+  }
+  for (std::size_t i = 0; i < operands; ++i) {
+    if (!in[i].absent) trace.gradients.push_back(gradient.outputs[i].data);
   }
   return trace;
 }
@@ -68,15 +117,14 @@ OpTrace trace_linear(const Engine& engine, int rows, int n, int m, uint32_t seed
            engine.run(Op::kLinearBwdW, {}, {d, x}).outputs[0].data}};
 }
 
-Findings compare_engines(const std::string& name, const std::string& where,
-                         const std::function<OpTrace(const Engine&)>& trace) {
+Findings compare_with(const OpTrace& expected, const std::string& expected_name, bool with_exact,
+                      const std::string& name, const std::string& where,
+                      const std::function<OpTrace(const Engine&)>& trace) {
   Findings found;
-  const Engine& exact = engines().front();
-  const OpTrace expected = trace(exact);
   for (const Engine& engine : engines()) {
-    if (&engine == &exact) continue;
+    if (&engine == &engines().front() && !with_exact) continue;
     const OpTrace actual = trace(engine);
-    const std::string identity = name + ": " + engine.name + " = " + exact.name;
+    const std::string identity = name + ": " + engine.name + " = " + expected_name;
     found.push_back({identity + ", values", relative_error(actual.values, expected.values),
                      engine.tolerance(), where, engine.reason(), "", false});
     found.push_back({identity + ", gradients",
@@ -84,6 +132,12 @@ Findings compare_engines(const std::string& name, const std::string& where,
                      engine.tolerance(), where, engine.reason(), "", false});
   }
   return found;
+}
+
+Findings compare_engines(const std::string& name, const std::string& where,
+                         const std::function<OpTrace(const Engine&)>& trace) {
+  const Engine& exact = engines().front();
+  return compare_with(trace(exact), exact.name, false, name, where, trace);
 }
 
 /// Logits and gradients of the loss at random weights.
@@ -265,6 +319,16 @@ Findings backends_suite(const SuiteOptions& options) {
           scan_op(config).name + (config.is_delta_rule() ? ", " + config.mixer : ""),
           "batch=3 T=" + std::to_string(T) + " H=2 P=64 N=64",
           [&](const Engine& e) { return trace_scan(e, config, 3, T, seed); });
+    });
+  }
+  for (const ModelConfig& config : {big, mamba2}) {
+    checks.push_back([=] {
+      const Engine& exact = engines().front();
+      return compare_with(
+          trace_scan_at(exact, config, 3, T, seed, true), "whole scan, " + exact.name, true,
+          scan_op(config).name + " at one position",
+          "batch=3 T=" + std::to_string(T) + " H=2 P=64 N=64",
+          [&](const Engine& e) { return trace_scan_at(e, config, 3, T, seed, false); });
     });
   }
   checks.push_back([=] {
