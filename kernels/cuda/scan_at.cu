@@ -11,7 +11,7 @@
 namespace statelab::cuda {
 namespace {
 
-constexpr int kTogether = 4;  // tokens whose rows are loaded at once
+constexpr int kTogether = 2;  // tokens at once
 
 template <int kStates, int kChannels, int kHeads>
 __global__ void __launch_bounds__(kAtThreads, 2)
@@ -20,23 +20,27 @@ __global__ void __launch_bounds__(kAtThreads, 2)
   const ScanAt& a = args.a;
   const ScanAtMemory memory(a, args.angles, args.seqlen);
   ScanAtSequence s(args, memory, shared);
+  float* const sums = s.end_of_shared();  // (warps, d_inner)
+  ScanAtRows<kStates, kChannels, kHeads> rows(args, s, shared + memory.forward(a));
+  rows.enter(0);
   s.weigh(nullptr);
   const int H = a.nheads, P = a.headdim, N = a.d_state, inner = H * P;
-  float* const sums = s.end_of_shared();  // (warps, d_inner)
   for (int h0 = 0; h0 < H; h0 += kHeads) {
     const ScanAtHeads<kStates, kHeads> heads(args, s, h0);
-    const int g = h0 / (H / a.ngroups);
+    if (h0 > 0) rows.enter(h0);
     LanePairs<kChannels> sum[kHeads] = {};
     for (int first = s.begin; first < s.end; first += kTogether) {
+      wait_copies<decltype(rows)::kRing - kTogether>();
       LanePairs<kStates> k[kTogether];
       LanePairs<kChannels> x[kTogether][kHeads];
 #pragma unroll
       for (int i = 0; i < kTogether; ++i) {
-        const float* row = s.row(min(first + i, s.p));
-        k[i].load(row + a.B + g * N, N, args.vectors);
+        k[i] = rows.key(first + i);
 #pragma unroll
-        for (int b = 0; b < kHeads; ++b) x[i][b].load(row + a.x + (h0 + b) * P, P, args.vectors);
+        for (int b = 0; b < kHeads; ++b) x[i][b] = rows.x(first + i, b);
       }
+#pragma unroll
+      for (int i = 0; i < kTogether; ++i) rows.start(first + i + decltype(rows)::kRing);
 #pragma unroll
       for (int i = 0; i < kTogether; ++i) {
         const int t = first + i;
@@ -108,11 +112,12 @@ __global__ void __launch_bounds__(kAtThreads, 2)
 void launch(const CudaCall& call, CUstream_st* stream) {
   ScanAtArgs args(scan_at_dims(*call.attributes), call, 0);
   args.y = member_array<float>(call.out[0]), args.o = member_array<float>(call.out[1]);
-  const int bytes = 4 * ScanAtMemory(args.a, args.angles, args.seqlen).forward(args.a);
   const dim3 grid(static_cast<unsigned>((*call.in[0].shape)[0]),
                   static_cast<unsigned>(call.members));
   scan_at_sizes(args.a, [&]<int kStates, int kChannels, int kHeads>() {
     const auto kernel = scan_at_kernel<kStates, kChannels, kHeads>;
+    const int bytes = 4 * (ScanAtMemory(args.a, args.angles, args.seqlen).forward(args.a) +
+                           ScanAtRows<kStates, kChannels, kHeads>::kFloats);
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
           "cudaFuncSetAttribute");
     kernel<<<grid, kAtThreads, static_cast<size_t>(bytes), stream>>>(args);

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "kernels/cuda/mamba3_scan.cuh"
+#include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/reduce.cuh"
 #include "kernels/scan_at.h"
 
@@ -79,11 +80,11 @@ struct ScanAtMemory {
         tokens(seqlen) {}
   /// dt, lam, decay, weight by head; psi; the runs' totals.
   __host__ __device__ int arrays(const ScanAt& a) const {
-    return tokens * (4 * a.nheads + psi_pitch) + kAtWarps * chains;
+    return (tokens * (4 * a.nheads + psi_pitch) + kAtWarps * chains + 1) / 2 * 2;
   }
   /// Behind them, forward, the warps' sums of o.
   __host__ __device__ int forward(const ScanAt& a) const {
-    return arrays(a) + kAtWarps * a.nheads * a.headdim;
+    return arrays(a) + kAtWarps * a.nheads * a.headdim;  // even
   }
 };
 
@@ -232,9 +233,84 @@ class ScanAtSequence {
   }
 
  private:
-  static constexpr int kAhead = 8;  // tokens whose angles are on their way
+  static constexpr int kAhead = 24;  // tokens whose angles are on their way
   const ScanAtArgs& p_;
   const ScanAtMemory& memory_;
+};
+
+/// A warp's rows of B and of the heads' x on their way into shared memory, kRing tokens ahead of their use. A lane reads only what
+/// it copied itself, so there is nothing to meet for.
+template <int kStates, int kChannels, int kHeads>
+class ScanAtRows {
+ public:
+  static constexpr int kPairs = kStates + kHeads * kChannels, kRing = kPairs <= 3 ? 8 : 4;
+  static constexpr int kFloats = kAtWarps * kRing * kPairs * kWarp * 2;
+
+  /// `shared`: kFloats, at a multiple of 8 bytes.
+  __device__ ScanAtRows(const ScanAtArgs& args, const ScanAtSequence& s, float* shared)
+      : args_(args),
+        rows_(s.rows),
+        begin_(s.begin),
+        end_(s.end),
+        mine_(reinterpret_cast<float2*>(shared) + warp_id() * kRing * kPairs * kWarp + lane_id()) {}
+
+  /// The first tokens of the heads from h0 on.
+  __device__ __forceinline__ void enter(int h0) {
+    const ScanAt& a = args_.a;
+    column_k_ = a.B + h0 / (a.nheads / a.ngroups) * a.d_state, column_x_ = a.x + h0 * a.headdim;
+#pragma unroll
+    for (int i = 0; i < kRing; ++i) start(begin_ + i);
+  }
+  /// Also past the last token, where nothing is copied: groups of copies count tokens.
+  __device__ __forceinline__ void start(int t) {
+    if (t < end_) {
+      const float* row = rows_ + static_cast<int64_t>(t) * args_.a.width;
+      copy<kStates>(t, 0, row + column_k_, args_.a.d_state);
+#pragma unroll
+      for (int b = 0; b < kHeads; ++b)
+        copy<kChannels>(t, kStates + b * kChannels, row + column_x_ + b * args_.a.headdim,
+                        args_.a.headdim);
+    }
+    commit_copies();
+  }
+  /// After the copies have come.
+  __device__ __forceinline__ LanePairs<kStates> key(int t) const { return load<kStates>(t, 0); }
+  __device__ __forceinline__ LanePairs<kChannels> x(int t, int b) const {
+    return load<kChannels>(t, kStates + b * kChannels);
+  }
+
+ private:
+  __device__ __forceinline__ float2* at(int t, int pair) const {
+    return mine_ + (t % kRing * kPairs + pair) * kWarp;
+  }
+  template <int kParts>
+  __device__ __forceinline__ void copy(int t, int first, const float* row, int n) const {
+#pragma unroll
+    for (int part = 0; part < kParts; ++part) {
+      const int c = LanePairs<kParts>::column(part);
+      float2* const to = at(t, first + part);
+      if (c + 1 < n && args_.vectors) {
+        copy_async<8>(shared_address(to), row + c);
+      } else {
+        *to = make_float2(0, 0);
+        if (c < n) copy_async<4>(shared_address(to), row + c);
+        if (c + 1 < n) copy_async<4>(shared_address(to) + 4, row + c + 1);
+      }
+    }
+  }
+  template <int kParts>
+  __device__ __forceinline__ LanePairs<kParts> load(int t, int first) const {
+    LanePairs<kParts> out;
+#pragma unroll
+    for (int part = 0; part < kParts; ++part) out.v[part] = *at(t, first + part);
+    return out;
+  }
+
+  const ScanAtArgs& args_;
+  const float* const rows_;
+  const int begin_, end_;
+  float2* const mine_;
+  int column_k_ = 0, column_x_ = 0;
 };
 
 /// What a lane keeps of kHeads neighbouring heads of a group: the query at the position, and what makes keys of rows of B.

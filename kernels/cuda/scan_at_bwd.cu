@@ -14,11 +14,11 @@
 namespace statelab::cuda {
 namespace {
 
-constexpr int kTogether = 2;  // tokens whose rows are loaded at once
+constexpr int kTogether = 2;  // tokens at once
 
 /// What the backward pass holds behind the forward pass's arrays.
 struct BackwardMemory {
-  int theta, dweight, flow, dout, shares, dq, end;  // first floats
+  int theta, dweight, flow, dout, shares, dq, end;  // first floats; rows on their way follow
   __host__ __device__ BackwardMemory(const ScanAt& a, const ScanAtMemory& memory)
       : theta(memory.arrays(a)),
         dweight(theta + memory.tokens * memory.theta_pitch),
@@ -26,7 +26,7 @@ struct BackwardMemory {
         dout(flow + memory.tokens * a.nheads),
         shares(dout + a.nheads * a.headdim),
         dq(shares + kAtWarps * 2 * 2 * a.d_state),
-        end(dq + a.nheads * a.d_state) {}
+        end((dq + a.nheads * a.d_state + 1) / 2 * 2) {}
 };
 
 /// One sequence's way back.
@@ -45,10 +45,12 @@ class Backward {
         dout(shared + at.dout),
         shares(shared + at.shares),
         dq(shared + at.dq),
+        rows(args, s, shared + at.end),
         drows(args.dproj.at(blockIdx.y) + static_cast<int64_t>(blockIdx.x) * args.seqlen * a.width),
         parts(args.partials.at(blockIdx.y) + static_cast<int64_t>(blockIdx.x) * args.slot.width) {}
 
   __device__ void run() {
+    rows.enter(0);
     zeros();
     s.weigh(theta);
     gate();
@@ -152,6 +154,7 @@ class Backward {
     const int H = a.nheads, P = a.headdim, N = a.d_state, of_group = H / a.ngroups,
               g = h0 / of_group;
     const bool first_heads = h0 % of_group == 0, last_heads = (h0 + kHeads) % of_group == 0;
+    if (h0 > 0) rows.enter(h0);
     const ScanAtHeads<kStates, kHeads> held(args, s, h0);
     LanePairs<kChannels> dv[kHeads];
     float D[kHeads];
@@ -167,15 +170,17 @@ class Backward {
     }
     LanePairs<kStates> dbias[kHeads] = {}, dquery[kHeads] = {};
     for (int first = s.begin; first < s.end; first += kTogether) {
+      wait_copies<decltype(rows)::kRing - kTogether>();
       LanePairs<kStates> k[kTogether];
       LanePairs<kChannels> x[kTogether][kHeads];
 #pragma unroll
       for (int i = 0; i < kTogether; ++i) {
-        const float* row = s.row(min(first + i, s.p));
-        k[i].load(row + a.B + g * N, N, args.vectors);
+        k[i] = rows.key(first + i);
 #pragma unroll
-        for (int b = 0; b < kHeads; ++b) x[i][b].load(row + a.x + (h0 + b) * P, P, args.vectors);
+        for (int b = 0; b < kHeads; ++b) x[i][b] = rows.x(first + i, b);
       }
+#pragma unroll
+      for (int i = 0; i < kTogether; ++i) rows.start(first + i + decltype(rows)::kRing);
 #pragma unroll
       for (int i = 0; i < kTogether; ++i) {
         const int t = first + i;
@@ -420,6 +425,7 @@ class Backward {
   const BackwardMemory at;
   ScanAtSequence s;
   float *theta, *dweight, *flow, *dout, *shares, *dq;
+  ScanAtRows<kStates, kChannels, kHeads> rows;
   float *drows, *parts;
 };
 
@@ -432,7 +438,11 @@ __global__ void __launch_bounds__(kAtThreads, 2)
 }
 
 int shared_bytes(const ScanAt& a, int angles, int seqlen) {
-  return 4 * BackwardMemory(a, ScanAtMemory(a, angles, seqlen)).end;
+  int rows = 0;
+  scan_at_sizes(a, [&]<int kStates, int kChannels, int kHeads>() {
+    rows = ScanAtRows<kStates, kChannels, kHeads>::kFloats;
+  });
+  return 4 * (BackwardMemory(a, ScanAtMemory(a, angles, seqlen)).end + rows);
 }
 
 int64_t workspace_bytes(const CallShapes& c) {

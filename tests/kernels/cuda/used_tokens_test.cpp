@@ -1,5 +1,5 @@
-// The scans that are given targets: rows up to a sequence's last target, and all gradients, are those without; what lies behind is
-// finite forwards and zero backwards.
+// The scans that are given targets: rows up to a sequence's last target have the bits, and gradients the values, of those without;
+// what lies behind is finite forwards.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -58,6 +58,7 @@ std::vector<int> used(const OpArray& targets) {
 TEST_P(CudaUsedTokens, WhatIsReadIsAsWithoutTargets) {
   for (const ScanAtCase& c : cases(GetParam())) {
     for (const Precision precision : {Precision::kFp32, Precision::kTf32, Precision::kBf16}) {
+      const double within = precision == Precision::kBf16 ? 1e-3 : 1e-5;
       const std::string where = c.name + " in " + precision_name(precision);
       const Arrays with = rounded(c.inputs(c.name)), without(with.begin(), with.end() - 1);
       const std::vector<int> lengths = used(with.back());
@@ -85,8 +86,10 @@ TEST_P(CudaUsedTokens, WhatIsReadIsAsWithoutTargets) {
       const Arrays gradients = run(c.scan_backward(), operands),
                    expected = run(c.scan_backward(), scan_operands(dy, without, whole));
       for (size_t i = 0; i < expected.size(); ++i) {
-        if (!without[i].absent)
-          EXPECT_TRUE(gradients[i].data == expected[i].data) << where << " " << i;
+        if (without[i].absent) continue;
+        // Mamba-3's weight of the last used token looks ahead at the next step, or at none: it multiplies a zero.
+        EXPECT_EQ(difference(gradients[i], expected[i], GetParam() ? within : 0, 0, false), "")
+            << where << " " << i;
       }
     }
   }
