@@ -1,9 +1,11 @@
 // mamba3_scan_at, mamba2_scan_at: y and o of one position of each sequence, as one query against the keys before it.
 //
-//   launch    grid x: sequences, y: members; a block takes all heads, a warp a run of tokens, a lane two columns [and 64 further]
+// Eight lanes hold a token's row, two neighbouring columns each and so on every 16: a warp takes four tokens at once, and a sum over a
+// row is three shuffles of all four.
+//   launch    grid x: sequences, y: members; a block takes all heads, a warp a run of tokens
 //   traffic   of the rows up to the position x, B and the narrow columns once (B again for every two further heads); of C and z
 //             one row
-//   numerics  fp32 in every precision; a warp sums its tokens in order, then the warps in order
+//   numerics  fp32 in every precision; a warp sums its tokens in a fixed order, then the warps in order
 #include "kernels/cuda/kernels.h"
 #include "kernels/cuda/scan_at.cuh"
 #include "kernels/cuda/shared_memory.cuh"
@@ -11,87 +13,82 @@
 namespace statelab::cuda {
 namespace {
 
-constexpr int kTogether = 2;  // tokens at once
-
 template <int kStates, int kChannels, int kHeads>
-__global__ void __launch_bounds__(kAtThreads, 2)
+__global__ void __launch_bounds__(kAtMaxWarps* kWarp, 2)
     scan_at_kernel(const __grid_constant__ ScanAtArgs args) {
-  extern __shared__ float shared[];
+  extern __shared__ float2 memory_of_block[];
+  float* const shared = reinterpret_cast<float*>(memory_of_block);
   const ScanAt& a = args.a;
   const ScanAtMemory memory(a, args.angles, args.seqlen);
   ScanAtSequence s(args, memory, shared);
-  float* const sums = s.end_of_shared();  // (warps, d_inner)
-  ScanAtRows<kStates, kChannels, kHeads> rows(args, s, shared + memory.forward(a));
-  rows.enter(0);
   s.weigh(nullptr);
+  s.ask<kStates>();
   const int H = a.nheads, P = a.headdim, N = a.d_state, inner = H * P;
+  float* const sums = shared + memory.arrays(a);  // (warps, d_inner)
+  const bool has_norm = args.B_norm.data != nullptr;
+  const float inverse_n = 1.0f / static_cast<float>(N);
+  AtPairs<kStates> norm;
+  norm.fill(args.B_norm.at(blockIdx.y), N, 1.0f);
   for (int h0 = 0; h0 < H; h0 += kHeads) {
-    const ScanAtHeads<kStates, kHeads> heads(args, s, h0);
-    if (h0 > 0) rows.enter(h0);
-    LanePairs<kChannels> sum[kHeads] = {};
-    for (int first = s.begin; first < s.end; first += kTogether) {
-      wait_copies<decltype(rows)::kRing - kTogether>();
-      LanePairs<kStates> k[kTogether];
-      LanePairs<kChannels> x[kTogether][kHeads];
+    const int g = h0 / (H / a.ngroups);
+    AtPairs<kStates> q[kHeads], bias[kHeads];
+    AtPairs<kChannels> sum[kHeads] = {};
+    const float* of_heads = args.B_bias.at(blockIdx.y);
 #pragma unroll
-      for (int i = 0; i < kTogether; ++i) {
-        k[i] = rows.key(first + i);
+    for (int b = 0; b < kHeads; ++b) {
+      q[b].read(s.query + (h0 + b) * ScanAtMemory::state_pitch(a), N);
+      bias[b].fill(of_heads == nullptr ? nullptr : of_heads + (h0 + b) * N, N, 0.0f);
+    }
+    for (int first = s.begin; first < s.end; first += kAtTokens) {
+      const int at = first + lane_id() / kAtLanes, t = min(at, s.end - 1);
+      const float* row = s.row(t);
+      AtPairs<kStates> k;
+      AtPairs<kChannels> x[kHeads];
+      k.load(row + a.B + g * N, N, args.vectors);
 #pragma unroll
-        for (int b = 0; b < kHeads; ++b) x[i][b] = rows.x(first + i, b);
-      }
+      for (int b = 0; b < kHeads; ++b) x[b].load(row + a.x + (h0 + b) * P, P, args.vectors);
+      const float inv = has_norm ? inverse_rms(k, inverse_n, args.eps) : 1.0f;
 #pragma unroll
-      for (int i = 0; i < kTogether; ++i) rows.start(first + i + decltype(rows)::kRing);
+      for (int b = 0; b < kHeads; ++b) {
+        float score = 0;
 #pragma unroll
-      for (int i = 0; i < kTogether; ++i) {
-        const int t = first + i;
-        if (t >= s.end) break;
-        const float inv =
-            heads.has_norm ? ScanAtHeads<kStates, kHeads>::inverse_rms(k[i], N, args.eps) : 1.0f;
-        const float* psi = s.psi + t * memory.psi_pitch;
-        float score[kHeads] = {};
-#pragma unroll
-        for (int b = 0; b < kHeads; ++b) {
-#pragma unroll
-          for (int part = 0; part < kStates; ++part) {
-            const float2 raw = k[i].v[part], norm = heads.norm_k.v[part],
-                         bias = heads.bias_k[b].v[part], q = heads.q[b].v[part];
-            float sine, cosine;
-            heads.turn(psi, b, part, sine, cosine);
-            score[b] += (q.x * cosine - q.y * sine) * (raw.x * inv * norm.x + bias.x) +
-                        (q.x * sine + q.y * cosine) * (raw.y * inv * norm.y + bias.y);
-          }
+        for (int part = 0; part < kStates; ++part) {
+          const int c = s.chain(h0 + b, AtPairs<kStates>::column(part) / 2);
+          const float2 turn = c < 0 ? make_float2(0, 1) : s.psi[t * memory.psi_pitch + c];
+          const float2 raw = k.v[part], w = norm.v[part], plus = bias[b].v[part], of = q[b].v[part];
+          score += (of.x * turn.y - of.y * turn.x) * (raw.x * inv * w.x + plus.x) +
+                   (of.x * turn.x + of.y * turn.y) * (raw.y * inv * w.y + plus.y);
         }
+        score = lanes_sum<kAtLanes>(score);
+        const int of_head = t * H + h0 + b;
+        const float factor = at < s.end ? s.decay[of_head] * s.weight[of_head] * score : 0.0f;
 #pragma unroll
-        for (int b = 0; b < kHeads; ++b) {
-          const int at = t * H + h0 + b;
-          const float factor = s.decay[at] * s.weight[at] * warp_sum(score[b]);
-#pragma unroll
-          for (int part = 0; part < kChannels; ++part) {
-            sum[b].v[part].x += factor * x[i][b].v[part].x;
-            sum[b].v[part].y += factor * x[i][b].v[part].y;
-          }
+        for (int part = 0; part < kChannels; ++part) {
+          sum[b].v[part].x += factor * x[b].v[part].x;
+          sum[b].v[part].y += factor * x[b].v[part].y;
         }
       }
     }
 #pragma unroll
-    for (int b = 0; b < kHeads; ++b)
-      store_pairs(sum[b], sums + warp_id() * inner + (h0 + b) * P, P, false);
+    for (int b = 0; b < kHeads; ++b) {
+      sum[b].sum_tokens();
+      if (lane_id() < kAtLanes) sum[b].store(sums + warp_id() * inner + (h0 + b) * P, P, false);
+    }
   }
   __syncthreads();
   const int64_t at = static_cast<int64_t>(blockIdx.x) * inner;
   float* const o = args.o.at(blockIdx.y) + at;
-  for (int c = static_cast<int>(threadIdx.x); c < inner; c += kAtThreads) {
+  for (int c = static_cast<int>(threadIdx.x); c < inner; c += static_cast<int>(blockDim.x)) {
     float total = __ldg(args.D.at(blockIdx.y) + c / P) * __ldg(s.row(s.p) + a.x + c);
-#pragma unroll
-    for (int w = 0; w < kAtWarps; ++w) total += sums[w * inner + c];
+    for (int w = 0; w < memory.warps; ++w) total += sums[w * inner + c];
     sums[c] = o[c] = total;
   }
   __syncthreads();
   // Mamba-3 norms each head and then gates, Mamba-2 gates and then norms each group.
   float* const y = args.y.at(blockIdx.y) + at;
-  const float* norm = args.norm.at(blockIdx.y);
+  const float* out_norm = args.norm.at(blockIdx.y);
   const int parts = a.mamba3 ? H : a.ngroups, width = inner / parts;
-  for (int part = warp_id(); part < parts; part += kAtWarps) {
+  for (int part = warp_id(); part < parts; part += memory.warps) {
     const int begin = part * width;
     float squares = 0;
     auto gate = [&](int c) {
@@ -102,25 +99,29 @@ __global__ void __launch_bounds__(kAtThreads, 2)
       const float v = a.mamba3 ? sums[c] : sums[c] * gate(c);
       squares += v * v;
     }
-    const float inv =
-        norm != nullptr ? rsqrtf(warp_sum(squares) / static_cast<float>(width) + args.eps) : 1.0f;
+    const float inv = out_norm != nullptr
+                          ? rsqrtf(warp_sum(squares) / static_cast<float>(width) + args.eps)
+                          : 1.0f;
     for (int c = begin + lane_id(); c < begin + width; c += kWarp)
-      y[c] = sums[c] * gate(c) * inv * (norm != nullptr ? __ldg(norm + c) : 1.0f);
+      y[c] = sums[c] * gate(c) * inv * (out_norm != nullptr ? __ldg(out_norm + c) : 1.0f);
   }
 }
 
 void launch(const CudaCall& call, CUstream_st* stream) {
   ScanAtArgs args(scan_at_dims(*call.attributes), call, 0);
   args.y = member_array<float>(call.out[0]), args.o = member_array<float>(call.out[1]);
+  const ScanAtMemory memory(args.a, args.angles, args.seqlen);
+  const int bytes = 4 * memory.forward(args.a);
   const dim3 grid(static_cast<unsigned>((*call.in[0].shape)[0]),
                   static_cast<unsigned>(call.members));
-  scan_at_sizes(args.a, [&]<int kStates, int kChannels, int kHeads>() {
-    const auto kernel = scan_at_kernel<kStates, kChannels, kHeads>;
-    const int bytes = 4 * (ScanAtMemory(args.a, args.angles, args.seqlen).forward(args.a) +
-                           ScanAtRows<kStates, kChannels, kHeads>::kFloats);
+  auto start = [&](auto kernel) {
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
           "cudaFuncSetAttribute");
-    kernel<<<grid, kAtThreads, static_cast<size_t>(bytes), stream>>>(args);
+    kernel<<<grid, memory.warps * kWarp, static_cast<size_t>(bytes), stream>>>(args);
+  };
+  scan_at_sizes(args.a, [&]<int kStates, int kChannels>() {
+    args.a.nheads / args.a.ngroups % 2 == 0 ? start(scan_at_kernel<kStates, kChannels, 2>)
+                                            : start(scan_at_kernel<kStates, kChannels, 1>);
   });
   check_launch("scan_at");
 }

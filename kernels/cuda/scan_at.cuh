@@ -4,13 +4,13 @@
 #pragma once
 
 #include "kernels/cuda/mamba3_scan.cuh"
-#include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/reduce.cuh"
 #include "kernels/scan_at.h"
 
 namespace statelab::cuda {
 
-constexpr int kAtThreads = 256, kAtWarps = kAtThreads / kWarp;
+constexpr int kAtMaxWarps = 8;
+constexpr int kAtLanes = 8, kAtTokens = kWarp / kAtLanes;  // of a token; of a warp at once
 
 /// A sequence's partial sums, in the order of the op's outputs after dproj.
 struct ScanAtSums {
@@ -70,37 +70,94 @@ struct ScanAtArgs {
   }
 };
 
-/// Floats of shared memory, per token and per block. Strides by token are odd: threads of neighbouring tokens hit other banks.
+/// Shared memory in floats. Strides by token are odd: threads of neighbouring tokens hit other banks.
 struct ScanAtMemory {
-  int psi_pitch, theta_pitch, chains, tokens;
+  int warps, tokens, psi_pitch, theta_pitch, chains;
   __host__ __device__ ScanAtMemory(const ScanAt& a, int angles, int seqlen)
-      : psi_pitch(angles | 1),
+      : warps(seqlen <= 64 ? kAtMaxWarps / 2 : kAtMaxWarps),
+        tokens(seqlen),
+        psi_pitch(angles | 1),
         theta_pitch(a.nangles | 1),
-        chains(angles + a.nheads),
-        tokens(seqlen) {}
-  /// dt, lam, decay, weight by head; psi; the runs' totals.
+        chains(angles + a.nheads) {}
+  /// psi, then dt, lam, decay, weight by head, the runs' totals and what lies behind them, the warps' queries.
   __host__ __device__ int arrays(const ScanAt& a) const {
-    return (tokens * (4 * a.nheads + psi_pitch) + kAtWarps * chains + 1) / 2 * 2;
+    const int floats = tokens * (4 * a.nheads + 2 * psi_pitch) + 2 * warps * chains;
+    return (floats + 1) / 2 * 2 + warps * a.nheads * state_pitch(a);
   }
   /// Behind them, forward, the warps' sums of o.
   __host__ __device__ int forward(const ScanAt& a) const {
-    return arrays(a) + kAtWarps * a.nheads * a.headdim;  // even
+    return arrays(a) + warps * a.nheads * a.headdim;
+  }
+  __host__ __device__ static int state_pitch(const ScanAt& a) { return (a.d_state + 1) / 2 * 2; }
+};
+
+/// Of a row of n columns, a lane's share where kAtLanes lanes hold it: columns 2 l, 2 l + 1, and so on every 16.
+template <int kParts>
+struct AtPairs {
+  float2 v[kParts];
+  __device__ __forceinline__ static int column(int part) {
+    return 2 * (lane_id() % kAtLanes) + 2 * kAtLanes * part;
+  }
+  __device__ __forceinline__ void load(const float* row, int n, bool together) {
+#pragma unroll
+    for (int part = 0; part < kParts; ++part) {
+      const int c = column(part);
+      v[part] = make_float2(0, 0);
+      if (c + 1 < n) {
+        v[part] = load2(row + c, together);
+      } else if (c < n) {
+        v[part].x = __ldg(row + c);
+      }
+    }
+  }
+  /// From shared memory, or what the kernel itself has written.
+  __device__ __forceinline__ void read(const float* row, int n) {
+#pragma unroll
+    for (int part = 0; part < kParts; ++part) {
+      const int c = column(part);
+      v[part] = make_float2(c < n ? row[c] : 0.0f, c + 1 < n ? row[c + 1] : 0.0f);
+    }
+  }
+  __device__ __forceinline__ void fill(const float* from, int n, float otherwise) {
+#pragma unroll
+    for (int part = 0; part < kParts; ++part) {
+      const int c = column(part);
+      v[part].x = from != nullptr && c < n ? __ldg(from + c) : otherwise;
+      v[part].y = from != nullptr && c + 1 < n ? __ldg(from + c + 1) : otherwise;
+    }
+  }
+  __device__ __forceinline__ void store(float* row, int n, bool together) const {
+#pragma unroll
+    for (int part = 0; part < kParts; ++part) {
+      const int c = column(part);
+      if (c + 1 < n) {
+        store2(row + c, v[part].x, v[part].y, together);
+      } else if (c < n) {
+        row[c] = v[part].x;
+      }
+    }
+  }
+  /// Sums over the tokens of a warp; all lanes get them.
+  __device__ __forceinline__ void sum_tokens() {
+#pragma unroll
+    for (int part = 0; part < kParts; ++part) {
+#pragma unroll
+      for (int d = kAtLanes; d < kWarp; d *= 2) {
+        v[part].x += __shfl_xor_sync(kAllLanes, v[part].x, d);
+        v[part].y += __shfl_xor_sync(kAllLanes, v[part].y, d);
+      }
+    }
   }
 };
 
-/// A token's share of columns 2 l, 2 l + 1 [+ 64] to memory.
+/// 1 / rms of the row that kAtLanes lanes hold.
 template <int kParts>
-__device__ __forceinline__ void store_pairs(const LanePairs<kParts>& pairs, float* row, int n,
-                                            bool together) {
+__device__ __forceinline__ float inverse_rms(const AtPairs<kParts>& x, float inverse_n, float eps) {
+  float squares = 0;
 #pragma unroll
-  for (int part = 0; part < kParts; ++part) {
-    const int c = LanePairs<kParts>::column(part);
-    if (c + 1 < n) {
-      store2(row + c, pairs.v[part].x, pairs.v[part].y, together);
-    } else if (c < n) {
-      row[c] = pairs.v[part].x;
-    }
-  }
+  for (int part = 0; part < kParts; ++part)
+    squares += x.v[part].x * x.v[part].x + x.v[part].y * x.v[part].y;
+  return rsqrtf(fmaf(lanes_sum<kAtLanes>(squares), inverse_n, eps));
 }
 
 /// A sequence up to its position: what its tokens weigh there.
@@ -109,37 +166,31 @@ class ScanAtSequence {
   int p;              ///< the position
   int begin, end;     ///< this warp's tokens
   const float* rows;  ///< of proj
-  float *dt, *lam, *decay,
-      *weight;    ///< (seqlen, heads); decay: sum of log alpha over (t, p] of the warp's own tokens
-  float* psi;     ///< (seqlen, psi_pitch), likewise of the angles
-  float* totals;  ///< (warps, chains): the runs' sums, angles first
+  float2* psi;        ///< (seqlen, psi_pitch): sine and cosine of the angle summed over the
+                      ///< warp's own tokens behind
+  float *dt, *lam, *decay, *weight;  ///< (seqlen, heads); decay: alpha multiplied over (t, p]
+  float* totals;                     ///< (warps, chains): the runs' sums, angles first
+  float* behind;                     ///< (warps, chains): of the runs behind
+  float* query;  ///< (heads, d_state), this warp's, as its tokens' angles see them
 
   __device__ ScanAtSequence(const ScanAtArgs& args, const ScanAtMemory& memory, float* shared)
       : p_(args), memory_(memory) {
     const int H = args.a.nheads, each = memory.tokens * H;
-    dt = shared, lam = dt + each, decay = lam + each, weight = decay + each;
-    psi = weight + each;
-    totals = psi + memory.tokens * memory.psi_pitch;
-    const int32_t* targets =
-        args.targets.at(blockIdx.y) + static_cast<int64_t>(blockIdx.x) * args.seqlen;
-    p = 0;
-    for (int t = lane_id(); t < args.seqlen; t += kWarp) {
-      if (__ldg(targets + t) >= 0) p = t;
-    }
-    p = __reduce_max_sync(kAllLanes, p);
-    const int run = (p + kAtWarps) / kAtWarps;
+    psi = reinterpret_cast<float2*>(shared);
+    dt = shared + 2 * memory.tokens * memory.psi_pitch;
+    lam = dt + each, decay = lam + each, weight = decay + each;
+    totals = weight + each, behind = totals + memory.warps * memory.chains;
+    const int one = H * ScanAtMemory::state_pitch(args.a);
+    query = shared + memory.arrays(args.a) - (memory.warps - warp_id()) * one;
+    p = used_tokens(args.targets, static_cast<int>(blockIdx.x), args.seqlen) - 1;
+    const int run = (p + memory.warps) / memory.warps;
     begin = min(warp_id() * run, p + 1), end = min(begin + run, p + 1);
     rows = args.proj.at(blockIdx.y) + static_cast<int64_t>(blockIdx.x) * args.seqlen * args.a.width;
   }
 
-  __device__ __forceinline__ float* end_of_shared() const {
-    return totals + kAtWarps * memory_.chains;
-  }
-  __device__ __forceinline__ const float* row(int t) const {
-    return rows + static_cast<int64_t>(t) * p_.a.width;
-  }
+  __device__ __forceinline__ const float* row(int t) const { return rows + t * p_.a.width; }
 
-  /// Fills the arrays; `theta` (seqlen, theta_pitch) or null. A barrier is within, after it all is there.
+  /// Fills the arrays but query; `theta` (seqlen, theta_pitch) or null. A barrier is within, after it all is there.
   __device__ void weigh(float* theta) {
     using R = ScanAt::Rotation;
     using D = ScanAt::Discretization;
@@ -147,43 +198,42 @@ class ScanAtSequence {
     const int H = a.nheads, lane = lane_id();
     const float* bias = p_.dt_bias.at(blockIdx.y);
     for (int i = lane; i < (end - begin) * H; i += kWarp) {
-      const int h = i % H, at = begin * H + i;
-      const float* r = row(begin + i / H);
-      const float step = softplusf(__ldg(r + a.dd_dt + h) + __ldg(bias + h));
+      const int token = i / H, h = i - token * H, at = begin * H + i;
+      const float* r = row(begin + token) + h;
+      const float step = softplusf(__ldg(r + a.dd_dt) + __ldg(bias + h));
       dt[at] = step;
       float l = 1;
-      if (a.mamba3 && a.discretization == D::kTrapezoidal) l = sigmoidf(__ldg(r + a.trap + h));
+      if (a.mamba3 && a.discretization == D::kTrapezoidal) l = sigmoidf(__ldg(r + a.trap));
       if (a.discretization == D::kHalf) l = 0.5f;
       lam[at] = l;
-      decay[at] = rate(r, h) * step;
+      decay[at] = rate(r - h, h) * step;
     }
     __syncwarp();
     // From the run's last token down: each gets the sum of those behind it.
-    const int chains = max(p_.angles, H);
-    for (int c = lane; c < chains; c += kWarp) {
+    const bool learned = a.rotation == R::kDataDependent;
+    float* const total = totals + warp_id() * memory_.chains;
+    for (int c = lane; c < max(p_.angles, H); c += kWarp) {
       const bool turns = c < p_.angles, decays = c < H;
-      const int j = a.nangles > 0 ? c % a.nangles : 0, h = a.nangles > 0 ? c / a.nangles : 0;
-      const double standard =
-          turns && a.rotation == R::kStandard ? standard_turns(j, a.nangles) : 0.0;
+      const int h = turns ? c / a.nangles : 0, j = c - h * a.nangles;
+      const double standard = turns && !learned ? standard_turns(j, a.nangles) : 0.0;
       float angle = 0, sum = 0;
       for (int first = end - 1; first >= begin; first -= kAhead) {
         float raw[kAhead] = {};
+        if (turns && learned) {
 #pragma unroll
-        for (int k = 0; k < kAhead; ++k) {
-          if (turns && a.rotation == R::kDataDependent)
-            raw[k] = __ldg(row(max(first - k, begin)) + a.ang + j);
+          for (int k = 0; k < kAhead; ++k) raw[k] = __ldg(row(max(first - k, begin)) + a.ang + j);
         }
 #pragma unroll
         for (int k = 0; k < kAhead; ++k) {
           const int t = first - k;
           if (t < begin) break;
           if (turns) {
-            float* const to = psi + t * memory_.psi_pitch + c;
-            if (a.rotation == R::kStandard) {
-              *to = angle_of_turns((p - t) * standard);
-            } else {
-              const float turn = kPi * tanhf(raw[k]);
-              *to = angle;
+            const float here = learned ? angle : angle_of_turns((p - t) * standard);
+            float2 turned;
+            sincos_wrapped(here, turned.x, turned.y);
+            psi[t * memory_.psi_pitch + c] = turned;
+            if (learned) {
+              const float turn = kPi * quick_tanh(raw[k]);
               angle = wrap_angle(fmaf(dt[t * H + h], turn, angle));
               if (theta != nullptr && h == 0) theta[t * memory_.theta_pitch + j] = turn;
             }
@@ -195,32 +245,27 @@ class ScanAtSequence {
           }
         }
       }
-      float* const total = totals + warp_id() * memory_.chains;
-      if (turns) total[c] = a.rotation == R::kStandard ? 0.0f : angle;
+      if (turns) total[c] = angle;
       if (decays) total[p_.angles + c] = sum;
     }
     __syncthreads();
-    // The weights need the step of the token behind; then exp of the whole sum.
-    for (int i = lane; i < (end - begin) * H; i += kWarp) {
-      const int h = i % H, at = begin * H + i, t = begin + i / H;
-      weight[at] = lam[at] * dt[at] + (t < p ? (1 - lam[at + H]) * dt[at + H] : 0.0f);
-      decay[at] = expf(decay[at] + behind(p_.angles + h));
+    float* const mine = behind + warp_id() * memory_.chains;
+    for (int c = lane; c < memory_.chains; c += kWarp) {
+      float sum = 0;
+      for (int w = memory_.warps - 1; w > warp_id(); --w) {
+        sum += totals[w * memory_.chains + c];
+        if (c < p_.angles) sum = wrap_angle(sum);
+      }
+      mine[c] = sum;
     }
     __syncwarp();
-  }
-
-  /// Sum of a chain's totals over the runs behind this warp's.
-  __device__ __forceinline__ float behind(int chain) const {
-    float sum = 0;
-    for (int w = kAtWarps - 1; w > warp_id(); --w) sum += totals[w * memory_.chains + chain];
-    return sum;
-  }
-  /// Of an angle.
-  __device__ __forceinline__ float angle_behind(int chain) const {
-    float sum = 0;
-    for (int w = kAtWarps - 1; w > warp_id(); --w)
-      sum = wrap_angle(sum + totals[w * memory_.chains + chain]);
-    return sum;
+    // The weights need the step of the token behind; then exp of the whole sum.
+    for (int i = lane; i < (end - begin) * H; i += kWarp) {
+      const int token = i / H, h = i - token * H, at = begin * H + i;
+      weight[at] = lam[at] * dt[at] + (begin + token < p ? (1 - lam[at + H]) * dt[at + H] : 0.0f);
+      decay[at] = expf(decay[at] + mine[p_.angles + h]);
+    }
+    __syncwarp();
   }
 
   /// A of a head at a token's row, negative.
@@ -231,165 +276,65 @@ class ScanAtSequence {
   __device__ __forceinline__ float activated(float x) const {
     return !p_.a.heavy_tail ? softplusf(x) : x >= 0 ? 1 + x : __fdividef(1.0f, 1 - x);
   }
+  /// The column of psi of a head's pair, -1 for pairs that do not turn.
+  __device__ __forceinline__ int chain(int h, int pair) const {
+    if (p_.angles == 0 || pair >= p_.a.nangles) return -1;
+    return (p_.a.rotation == ScanAt::Rotation::kDataDependent ? h * p_.a.nangles : 0) + pair;
+  }
+  /// Sine and cosine of a chain's angle at the warp's last token.
+  __device__ __forceinline__ float2 turned_behind(int chain) const {
+    float2 turned;
+    sincos_wrapped(behind[warp_id() * memory_.chains + chain], turned.x, turned.y);
+    return turned;
+  }
+
+  /// This warp's queries: C at the position, normed, with each head's bias, turned by what lies behind its tokens.
+  template <int kParts>
+  __device__ void ask() {
+    const ScanAt& a = p_.a;
+    const int N = a.d_state, of_group = a.nheads / a.ngroups;
+    const float *norm = p_.C_norm.at(blockIdx.y), *bias = p_.C_bias.at(blockIdx.y);
+    for (int h = lane_id() / kAtLanes; h < round_up(a.nheads); h += kAtTokens) {
+      AtPairs<kParts> q, weight, added;
+      q.load(row(p) + a.C + min(h, a.nheads - 1) / of_group * N, N, p_.vectors);
+      const float inv = inverse_rms(q, 1.0f / static_cast<float>(N), p_.eps);
+      if (h >= a.nheads) continue;
+      weight.fill(norm, N, 1.0f), added.fill(bias == nullptr ? nullptr : bias + h * N, N, 0.0f);
+#pragma unroll
+      for (int part = 0; part < kParts; ++part) {
+        const float scale = norm != nullptr ? inv : 1.0f;
+        float2& x = q.v[part];
+        x = make_float2(x.x * scale * weight.v[part].x + added.v[part].x,
+                        x.y * scale * weight.v[part].y + added.v[part].y);
+        const int c = chain(h, AtPairs<kParts>::column(part) / 2);
+        if (c < 0) continue;
+        const float2 by = turned_behind(c);
+        x = make_float2(x.x * by.y - x.y * by.x, x.x * by.x + x.y * by.y);
+      }
+      q.store(query + h * ScanAtMemory::state_pitch(a), N, true);
+    }
+    __syncwarp();
+  }
 
  private:
-  static constexpr int kAhead = 24;  // tokens whose angles are on their way
+  static constexpr int kAhead = 8;  // tokens whose angles are on their way
+  __device__ __forceinline__ static int round_up(int heads) {
+    return (heads + kAtTokens - 1) / kAtTokens * kAtTokens;
+  }
+  __device__ __forceinline__ static float quick_tanh(float x) {
+    return 1 - __fdividef(2.0f, 1 + __expf(2 * fminf(x, 20.0f)));
+  }
   const ScanAtArgs& p_;
   const ScanAtMemory& memory_;
 };
 
-/// A warp's rows of B and of the heads' x on their way into shared memory, kRing tokens ahead of their use. A lane reads only what
-/// it copied itself, so there is nothing to meet for.
-template <int kStates, int kChannels, int kHeads>
-class ScanAtRows {
- public:
-  static constexpr int kPairs = kStates + kHeads * kChannels, kRing = kPairs <= 3 ? 8 : 4;
-  static constexpr int kFloats = kAtWarps * kRing * kPairs * kWarp * 2;
-
-  /// `shared`: kFloats, at a multiple of 8 bytes.
-  __device__ ScanAtRows(const ScanAtArgs& args, const ScanAtSequence& s, float* shared)
-      : args_(args),
-        rows_(s.rows),
-        begin_(s.begin),
-        end_(s.end),
-        mine_(reinterpret_cast<float2*>(shared) + warp_id() * kRing * kPairs * kWarp + lane_id()) {}
-
-  /// The first tokens of the heads from h0 on.
-  __device__ __forceinline__ void enter(int h0) {
-    const ScanAt& a = args_.a;
-    column_k_ = a.B + h0 / (a.nheads / a.ngroups) * a.d_state, column_x_ = a.x + h0 * a.headdim;
-#pragma unroll
-    for (int i = 0; i < kRing; ++i) start(begin_ + i);
-  }
-  /// Also past the last token, where nothing is copied: groups of copies count tokens.
-  __device__ __forceinline__ void start(int t) {
-    if (t < end_) {
-      const float* row = rows_ + static_cast<int64_t>(t) * args_.a.width;
-      copy<kStates>(t, 0, row + column_k_, args_.a.d_state);
-#pragma unroll
-      for (int b = 0; b < kHeads; ++b)
-        copy<kChannels>(t, kStates + b * kChannels, row + column_x_ + b * args_.a.headdim,
-                        args_.a.headdim);
-    }
-    commit_copies();
-  }
-  /// After the copies have come.
-  __device__ __forceinline__ LanePairs<kStates> key(int t) const { return load<kStates>(t, 0); }
-  __device__ __forceinline__ LanePairs<kChannels> x(int t, int b) const {
-    return load<kChannels>(t, kStates + b * kChannels);
-  }
-
- private:
-  __device__ __forceinline__ float2* at(int t, int pair) const {
-    return mine_ + (t % kRing * kPairs + pair) * kWarp;
-  }
-  template <int kParts>
-  __device__ __forceinline__ void copy(int t, int first, const float* row, int n) const {
-#pragma unroll
-    for (int part = 0; part < kParts; ++part) {
-      const int c = LanePairs<kParts>::column(part);
-      float2* const to = at(t, first + part);
-      if (c + 1 < n && args_.vectors) {
-        copy_async<8>(shared_address(to), row + c);
-      } else {
-        *to = make_float2(0, 0);
-        if (c < n) copy_async<4>(shared_address(to), row + c);
-        if (c + 1 < n) copy_async<4>(shared_address(to) + 4, row + c + 1);
-      }
-    }
-  }
-  template <int kParts>
-  __device__ __forceinline__ LanePairs<kParts> load(int t, int first) const {
-    LanePairs<kParts> out;
-#pragma unroll
-    for (int part = 0; part < kParts; ++part) out.v[part] = *at(t, first + part);
-    return out;
-  }
-
-  const ScanAtArgs& args_;
-  const float* const rows_;
-  const int begin_, end_;
-  float2* const mine_;
-  int column_k_ = 0, column_x_ = 0;
-};
-
-/// What a lane keeps of kHeads neighbouring heads of a group: the query at the position, and what makes keys of rows of B.
-template <int kParts, int kHeads>
-struct ScanAtHeads {
-  LanePairs<kParts> norm_k, bias_k[kHeads], q[kHeads];
-  float angle_behind[kHeads][kParts];
-  int chain[kHeads][kParts];  // of the lane's pairs, -1 for those that do not turn
-  bool has_norm;
-
-  __device__ ScanAtHeads(const ScanAtArgs& args, const ScanAtSequence& s, int h0) {
-    const ScanAt& a = args.a;
-    const int N = a.d_state, member = static_cast<int>(blockIdx.y);
-    const float *nk = args.B_norm.at(member), *nq = args.C_norm.at(member),
-                *bk = args.B_bias.at(member), *bq = args.C_bias.at(member);
-    const int g = h0 / (a.nheads / a.ngroups);
-    has_norm = nk != nullptr;
-    fill(norm_k, nk, N, 1.0f);
-    LanePairs<kParts> raw, norm_q;
-    raw.load(s.row(s.p) + a.C + g * N, N, args.vectors);
-    fill(norm_q, nq, N, 1.0f);
-    const float inv = nq != nullptr ? inverse_rms(raw, N, args.eps) : 1.0f;
-#pragma unroll
-    for (int b = 0; b < kHeads; ++b) {
-      LanePairs<kParts> bias;
-      fill(bias, bq == nullptr ? nullptr : bq + (h0 + b) * N, N, 0.0f);
-      fill(bias_k[b], bk == nullptr ? nullptr : bk + (h0 + b) * N, N, 0.0f);
-#pragma unroll
-      for (int part = 0; part < kParts; ++part) {
-        q[b].v[part].x = raw.v[part].x * inv * norm_q.v[part].x + bias.v[part].x;
-        q[b].v[part].y = raw.v[part].y * inv * norm_q.v[part].y + bias.v[part].y;
-        const int j = LanePairs<kParts>::column(part) / 2;
-        const bool turns = args.angles > 0 && j < a.nangles;
-        const bool own = a.rotation == ScanAt::Rotation::kDataDependent;
-        chain[b][part] = turns ? (own ? (h0 + b) * a.nangles : 0) + j : -1;
-        angle_behind[b][part] = turns ? s.angle_behind(chain[b][part]) : 0.0f;
-      }
-    }
-  }
-
-  static __device__ __forceinline__ float inverse_rms(const LanePairs<kParts>& x, int n,
-                                                      float eps) {
-    float squares = 0;
-#pragma unroll
-    for (int part = 0; part < kParts; ++part)
-      squares += x.v[part].x * x.v[part].x + x.v[part].y * x.v[part].y;
-    return rsqrtf(warp_sum(squares) / static_cast<float>(n) + eps);
-  }
-  static __device__ __forceinline__ void fill(LanePairs<kParts>& to, const float* from, int n,
-                                              float otherwise) {
-#pragma unroll
-    for (int part = 0; part < kParts; ++part) {
-      const int c = LanePairs<kParts>::column(part);
-      to.v[part].x = from != nullptr && c < n ? __ldg(from + c) : otherwise;
-      to.v[part].y = from != nullptr && c + 1 < n ? __ldg(from + c + 1) : otherwise;
-    }
-  }
-
-  /// Sine and cosine of the angle between token t and the position, of head b's pair.
-  __device__ __forceinline__ void turn(const float* psi_row, int b, int part, float& sine,
-                                       float& cosine) const {
-    sine = 0, cosine = 1;
-    if (chain[b][part] >= 0)
-      sincos_wrapped(wrap_angle(psi_row[chain[b][part]] + angle_behind[b][part]), sine, cosine);
-  }
-};
-
-/// Calls f<parts of d_state, parts of headdim, heads at once>().
+/// Calls f<parts of d_state, parts of headdim>(), parts of 16 columns.
 template <class F>
 void scan_at_sizes(const ScanAt& a, F&& f) {
-  auto heads = [&]<int kStates, int kChannels>() {
-    a.nheads / a.ngroups % 2 == 0 ? f.template operator()<kStates, kChannels, 2>()
-                                  : f.template operator()<kStates, kChannels, 1>();
-  };
   auto channels = [&]<int kStates>() {
-    a.headdim <= 64 ? heads.template operator()<kStates, 1>()
-                    : heads.template operator()<kStates, 2>();
+    a.headdim <= 64 ? f.template operator()<kStates, 4>() : f.template operator()<kStates, 8>();
   };
-  a.d_state <= 64 ? channels.template operator()<1>() : channels.template operator()<2>();
+  a.d_state <= 64 ? channels.template operator()<4>() : channels.template operator()<8>();
 }
 
 }  // namespace statelab::cuda

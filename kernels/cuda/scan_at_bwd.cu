@@ -4,9 +4,11 @@
 // dq = sum of c_t u_t Rot(-Psi_t) k_t,  dw_t = exp(L_t) s_t u_t. A token's log alpha and angle lie in L_j and Psi_j of all j before
 // it, so their cotangents are sums of c_j s_j u_j and of c_j u_j (q x k_j) over j < t.
 //   launch    grid x: sequences, y: members; a block takes all heads, a warp a run of tokens
-//   traffic   as forward, and all of dproj once; B's columns of dproj again for every two further heads of a group
+//   traffic   as forward, and all of dproj once; B and its columns of dproj again for every further head of a group
 //   numerics  fp32 in every precision, in the forward pass's order; a sequence's shares of the parameters' gradients to the
 //             workspace, then over the sequences
+#include <algorithm>
+
 #include "kernels/cuda/kernels.h"
 #include "kernels/cuda/scan_at.cuh"
 #include "kernels/cuda/shared_memory.cuh"
@@ -14,23 +16,21 @@
 namespace statelab::cuda {
 namespace {
 
-constexpr int kTogether = 2;  // tokens at once
-
 /// What the backward pass holds behind the forward pass's arrays.
 struct BackwardMemory {
-  int theta, dweight, flow, dout, shares, dq, end;  // first floats; rows on their way follow
+  int theta, dweight, flow, dout, shares, dq, end;  // first floats
   __host__ __device__ BackwardMemory(const ScanAt& a, const ScanAtMemory& memory)
       : theta(memory.arrays(a)),
         dweight(theta + memory.tokens * memory.theta_pitch),
         flow(dweight + memory.tokens * a.nheads),
         dout(flow + memory.tokens * a.nheads),
         shares(dout + a.nheads * a.headdim),
-        dq(shares + kAtWarps * 2 * 2 * a.d_state),
-        end((dq + a.nheads * a.d_state + 1) / 2 * 2) {}
+        dq(shares + memory.warps * (2 * a.nheads + 1) * a.d_state),
+        end(dq + a.nheads * a.d_state) {}
 };
 
 /// One sequence's way back.
-template <int kStates, int kChannels, int kHeads>
+template <int kStates, int kChannels>
 class Backward {
  public:
   __device__ Backward(const ScanAtArgs& arguments, const ScanAtMemory& memory, float* shared)
@@ -45,27 +45,24 @@ class Backward {
         dout(shared + at.dout),
         shares(shared + at.shares),
         dq(shared + at.dq),
-        rows(args, s, shared + at.end),
         drows(args.dproj.at(blockIdx.y) + static_cast<int64_t>(blockIdx.x) * args.seqlen * a.width),
         parts(args.partials.at(blockIdx.y) + static_cast<int64_t>(blockIdx.x) * args.slot.width) {}
 
   __device__ void run() {
-    rows.enter(0);
     zeros();
     s.weigh(theta);
+    s.template ask<kStates>();
     gate();
     __syncthreads();
     skip();
-    LanePairs<kStates> dnorm = {};
-    for (int h0 = 0; h0 < a.nheads; h0 += kHeads) heads(h0, dnorm);
-    if (args.B_norm.data != nullptr) {
-      store_pairs(dnorm, shares + warp_id() * a.d_state, a.d_state, false);
-      __syncthreads();
-      for (int c = thread(); c < a.d_state; c += kAtThreads)
-        parts[args.slot.B_norm + c] = over_warps(shares + c, a.d_state);
-    }
+    AtPairs<kStates> dnorm = {};
+    for (int h = 0; h < a.nheads; ++h) head(h, dnorm);
+    dnorm.sum_tokens();
+    if (lane_id() < kAtLanes) dnorm.store(share(2 * a.nheads), a.d_state, false);
+    __syncthreads();
+    sum_shares();
+    before();  // with a barrier
     if (warp_id() == 0) query();
-    before();
     tokens();
     __syncthreads();
     head_sums();
@@ -73,14 +70,11 @@ class Backward {
 
  private:
   static __device__ __forceinline__ int thread() { return static_cast<int>(threadIdx.x); }
-  __device__ __forceinline__ float* drow(int t) const {
-    return drows + static_cast<int64_t>(t) * a.width;
-  }
-  static __device__ __forceinline__ float over_warps(const float* from, int stride) {
-    float sum = 0;
-#pragma unroll
-    for (int w = 0; w < kAtWarps; ++w) sum += from[w * stride];
-    return sum;
+  static __device__ __forceinline__ int threads() { return static_cast<int>(blockDim.x); }
+  __device__ __forceinline__ float* drow(int t) const { return drows + t * a.width; }
+  /// This warp's share of the gradients of the keys' biases by head, then of the queries by head, then of the keys' norm.
+  __device__ __forceinline__ float* share(int i) const {
+    return shares + (warp_id() * (2 * a.nheads + 1) + i) * a.d_state;
   }
 
   /// What no later phase writes: z and C of all tokens but the position, the narrow columns without a gradient, and the rows
@@ -88,9 +82,13 @@ class Backward {
   __device__ void zeros() {
     using D = ScanAt::Discretization;
     auto clear = [&](float* row, int begin, int end) {
-      for (int c = begin + lane_id(); c < end; c += kWarp) row[c] = 0;
+      if (args.vectors && begin % 2 == 0 && end % 2 == 0) {
+        for (int c = begin + 2 * lane_id(); c < end; c += 2 * kWarp) store2(row + c, 0, 0, true);
+      } else {
+        for (int c = begin + lane_id(); c < end; c += kWarp) row[c] = 0;
+      }
     };
-    for (int t = warp_id(); t < args.seqlen; t += kAtWarps) {
+    for (int t = warp_id(); t < args.seqlen; t += memory.warps) {
       float* const row = drow(t);
       if (t > s.p) {
         clear(row, 0, a.width);
@@ -114,7 +112,7 @@ class Backward {
     const float *dy = args.dy.at(blockIdx.y) + row, *o = args.o_in.at(blockIdx.y) + row;
     const float *z = s.row(s.p) + a.z, *norm = args.norm.at(blockIdx.y);
     float* const dz = drow(s.p) + a.z;
-    for (int part = warp_id(); part < parts_of; part += kAtWarps) {
+    for (int part = warp_id(); part < parts_of; part += memory.warps) {
       const int begin = part * width + lane_id(), end = (part + 1) * width;
       float squares = 0, dot = 0;
       for (int c = begin; c < end; c += kWarp) {
@@ -131,7 +129,7 @@ class Backward {
         const float dsilu = sig * (1 + zc * (1 - sig)), w = norm != nullptr ? norm[c] : 1;
         const float v = a.mamba3 ? o[c] : o[c] * silu, g = a.mamba3 ? dy[c] * silu : dy[c];
         const float dv = norm != nullptr ? inv * (g * w - v * inv * dot) : g;
-        if (norm != nullptr) parts[args.slot.norm + c] = g * v * inv;
+        parts[args.slot.norm + c] = norm != nullptr ? g * v * inv : 0.0f;
         dout[c] = a.mamba3 ? dv : dv * silu;
         dz[c] = (a.mamba3 ? dy[c] * v * inv * w : dv * o[c]) * dsilu;
       }
@@ -140,7 +138,7 @@ class Backward {
 
   /// dD = do . x_p.
   __device__ void skip() {
-    for (int h = warp_id(); h < a.nheads; h += kAtWarps) {
+    for (int h = warp_id(); h < a.nheads; h += memory.warps) {
       float sum = 0;
       for (int c = lane_id(); c < a.headdim; c += kWarp)
         sum += dout[h * a.headdim + c] * __ldg(s.row(s.p) + a.x + h * a.headdim + c);
@@ -149,146 +147,108 @@ class Backward {
     }
   }
 
-  /// dx, B's gradient and the scores' shares of two neighbouring heads' tokens.
-  __device__ void heads(int h0, LanePairs<kStates>& dnorm) {
-    const int H = a.nheads, P = a.headdim, N = a.d_state, of_group = H / a.ngroups,
-              g = h0 / of_group;
-    const bool first_heads = h0 % of_group == 0, last_heads = (h0 + kHeads) % of_group == 0;
-    if (h0 > 0) rows.enter(h0);
-    const ScanAtHeads<kStates, kHeads> held(args, s, h0);
-    LanePairs<kChannels> dv[kHeads];
-    float D[kHeads];
-#pragma unroll
-    for (int b = 0; b < kHeads; ++b) {
-      D[b] = __ldg(args.D.at(blockIdx.y) + h0 + b);
-#pragma unroll
-      for (int part = 0; part < kChannels; ++part) {
-        const int c = LanePairs<kChannels>::column(part);
-        dv[b].v[part].x = c < P ? dout[(h0 + b) * P + c] : 0.0f;
-        dv[b].v[part].y = c + 1 < P ? dout[(h0 + b) * P + c + 1] : 0.0f;
-      }
-    }
-    LanePairs<kStates> dbias[kHeads] = {}, dquery[kHeads] = {};
-    for (int first = s.begin; first < s.end; first += kTogether) {
-      wait_copies<decltype(rows)::kRing - kTogether>();
-      LanePairs<kStates> k[kTogether];
-      LanePairs<kChannels> x[kTogether][kHeads];
-#pragma unroll
-      for (int i = 0; i < kTogether; ++i) {
-        k[i] = rows.key(first + i);
-#pragma unroll
-        for (int b = 0; b < kHeads; ++b) x[i][b] = rows.x(first + i, b);
-      }
-#pragma unroll
-      for (int i = 0; i < kTogether; ++i) rows.start(first + i + decltype(rows)::kRing);
-#pragma unroll
-      for (int i = 0; i < kTogether; ++i) {
-        const int t = first + i;
-        if (t >= s.end) break;
-        token(t, h0, g, first_heads, last_heads, held, dv, D, k[i], x[i], dbias, dquery, dnorm);
-      }
-    }
-#pragma unroll
-    for (int b = 0; b < kHeads; ++b) {
-      store_pairs(dbias[b], shares + (warp_id() * 2 * kHeads + b) * N, N, false);
-      store_pairs(dquery[b], shares + (warp_id() * 2 * kHeads + kHeads + b) * N, N, false);
-    }
-    __syncthreads();
-    for (int c = thread(); c < kHeads * N; c += kAtThreads) {
-      const float bias = over_warps(shares + c, 2 * kHeads * N),
-                  query = over_warps(shares + kHeads * N + c, 2 * kHeads * N);
-      if (args.B_bias.data != nullptr) parts[args.slot.B_bias + h0 * N + c] = bias;
-      if (args.C_bias.data != nullptr) parts[args.slot.C_bias + h0 * N + c] = query;
-      dq[h0 * N + c] = query;
-    }
-    __syncthreads();
+  /// Sine and cosine of the lane's pair of a head at token t.
+  __device__ __forceinline__ float2 turn(int t, int h, int part) const {
+    const int c = s.chain(h, AtPairs<kStates>::column(part) / 2);
+    return c < 0 ? make_float2(0, 1) : s.psi[t * memory.psi_pitch + c];
   }
 
-  __device__ __forceinline__ void token(int t, int h0, int g, bool first_heads, bool last_heads,
-                                        const ScanAtHeads<kStates, kHeads>& held,
-                                        const LanePairs<kChannels> (&dv)[kHeads],
-                                        const float (&D)[kHeads], const LanePairs<kStates>& raw,
-                                        const LanePairs<kChannels> (&x)[kHeads],
-                                        LanePairs<kStates> (&dbias)[kHeads],
-                                        LanePairs<kStates> (&dquery)[kHeads],
-                                        LanePairs<kStates>& dnorm) {
-    const int H = a.nheads, P = a.headdim, N = a.d_state;
-    const float inv =
-        held.has_norm ? ScanAtHeads<kStates, kHeads>::inverse_rms(raw, N, args.eps) : 1.0f;
-    float* const psi = s.psi + t * memory.psi_pitch;
-    float* const to = drow(t);
-    LanePairs<kStates> k[kHeads], turned[kHeads];
-    float sine[kHeads][kStates], cosine[kHeads][kStates], score[kHeads] = {}, value[kHeads] = {};
-#pragma unroll
-    for (int b = 0; b < kHeads; ++b) {
-#pragma unroll
-      for (int part = 0; part < kStates; ++part) {
-        const float2 from = raw.v[part], norm = held.norm_k.v[part], bias = held.bias_k[b].v[part],
-                     q = held.q[b].v[part];
-        held.turn(psi, b, part, sine[b][part], cosine[b][part]);
-        float2 &key = k[b].v[part], &query = turned[b].v[part];
-        key = make_float2(from.x * inv * norm.x + bias.x, from.y * inv * norm.y + bias.y);
-        query = make_float2(q.x * cosine[b][part] - q.y * sine[b][part],
-                            q.x * sine[b][part] + q.y * cosine[b][part]);
-        score[b] += query.x * key.x + query.y * key.y;
-      }
+  /// dx of a head, its shares of B's gradient and of the scores'. One head at a time: two would not fit into registers.
+  __device__ void head(int h, AtPairs<kStates>& dnorm) {
+    const int H = a.nheads, P = a.headdim, N = a.d_state, of_group = H / a.ngroups;
+    const int column_B = a.B + h / of_group * N, column_x = a.x + h * P;
+    const bool first_of_group = h % of_group == 0, last_of_group = (h + 1) % of_group == 0,
+               has_norm = args.B_norm.data != nullptr,
+               learned = a.rotation == ScanAt::Rotation::kDataDependent;
+    const float inverse_n = 1.0f / static_cast<float>(N), D = __ldg(args.D.at(blockIdx.y) + h);
+    const float* of_head = args.B_bias.at(blockIdx.y);
+    AtPairs<kStates> norm, bias, q, dbias = {}, dquery = {};
+    norm.fill(args.B_norm.at(blockIdx.y), N, 1.0f);
+    bias.fill(of_head == nullptr ? nullptr : of_head + h * N, N, 0.0f);
+    q.read(s.query + h * ScanAtMemory::state_pitch(a), N);
+    for (int first = s.begin; first < s.end; first += kAtTokens) {
+      const int at_t = first + lane_id() / kAtLanes, t = min(at_t, s.end - 1), at_head = t * H + h;
+      const bool in = at_t < s.end;
+      float* const to = drow(t);
+      AtPairs<kStates> k, key, turned, dk;
+      AtPairs<kChannels> x, dv;
+      k.load(s.row(t) + column_B, N, args.vectors);
+      x.load(s.row(t) + column_x, P, args.vectors);
+      dv.read(dout + h * P, P);
+      float score = 0, value = 0;
 #pragma unroll
       for (int part = 0; part < kChannels; ++part)
-        value[b] += dv[b].v[part].x * x[b].v[part].x + dv[b].v[part].y * x[b].v[part].y;
-    }
-    LanePairs<kStates> dk = {};
+        value += dv.v[part].x * x.v[part].x + dv.v[part].y * x.v[part].y;
+      const float inv = has_norm ? inverse_rms(k, inverse_n, args.eps) : 1.0f;
 #pragma unroll
-    for (int b = 0; b < kHeads; ++b) {
-      const int at_head = t * H + h0 + b;
-      const float ours = warp_sum(score[b]), theirs = warp_sum(value[b]);
-      const float decay = s.decay[at_head], c = decay * s.weight[at_head], cu = c * theirs;
-      const float dx = c * ours + (t == s.p ? D[b] : 0.0f);
-      LanePairs<kChannels> row;
+      for (int part = 0; part < kStates; ++part) {
+        const float2 raw = k.v[part], w = norm.v[part], plus = bias.v[part], of = q.v[part],
+                     by = turn(t, h, part);
+        const float2 in_place = make_float2(raw.x * inv * w.x + plus.x, raw.y * inv * w.y + plus.y);
+        key.v[part] = in_place;
+        turned.v[part] = make_float2(of.x * by.y - of.y * by.x, of.x * by.x + of.y * by.y);
+        score += turned.v[part].x * in_place.x + turned.v[part].y * in_place.y;
+      }
+      score = lanes_sum<kAtLanes>(score), value = lanes_sum<kAtLanes>(value);
+      const float decay = in ? s.decay[at_head] : 0.0f, c = decay * s.weight[at_head],
+                  cu = c * value, dx = c * score + (t == s.p ? D : 0.0f);
 #pragma unroll
-      for (int part = 0; part < kChannels; ++part)
-        row.v[part] = make_float2(dx * dv[b].v[part].x, dx * dv[b].v[part].y);
-      store_pairs(row, to + a.x + (h0 + b) * P, P, args.vectors);
-      if (lane_id() == 0) {
-        dweight[at_head] = decay * ours * theirs;
-        flow[at_head] = cu * ours;
+      for (int part = 0; part < kChannels; ++part) dv.v[part].x *= dx, dv.v[part].y *= dx;
+      if (in) {
+        dv.store(to + column_x, P, args.vectors);
+        if (lane_id() % kAtLanes == 0)
+          dweight[at_head] = decay * score * value, flow[at_head] = cu * score;
       }
 #pragma unroll
       for (int part = 0; part < kStates; ++part) {
-        const float2 key = k[b].v[part], query = turned[b].v[part];
-        const float dx0 = cu * query.x, dx1 = cu * query.y;
-        dk.v[part].x += dx0, dk.v[part].y += dx1;
-        dbias[b].v[part].x += dx0, dbias[b].v[part].y += dx1;
-        dquery[b].v[part].x += cu * (cosine[b][part] * key.x + sine[b][part] * key.y);
-        dquery[b].v[part].y += cu * (cosine[b][part] * key.y - sine[b][part] * key.x);
-        if (held.chain[b][part] >= 0 && a.rotation == ScanAt::Rotation::kDataDependent)
-          psi[held.chain[b][part]] = cu * (query.x * key.y - query.y * key.x);
+        const float2 of_key = key.v[part], of = turned.v[part], by = turn(t, h, part);
+        dk.v[part] = make_float2(cu * of.x, cu * of.y);
+        dbias.v[part].x += dk.v[part].x, dbias.v[part].y += dk.v[part].y;
+        dquery.v[part].x += cu * (by.y * of_key.x + by.x * of_key.y);
+        dquery.v[part].y += cu * (by.y * of_key.y - by.x * of_key.x);
+        const int chain = s.chain(h, AtPairs<kStates>::column(part) / 2);
+        if (learned && in && chain >= 0)
+          s.psi[t * memory.psi_pitch + chain].x = cu * (of.x * of_key.y - of.y * of_key.x);
       }
+      if (!first_of_group) {
+        AtPairs<kStates> others;
+        others.read(to + column_B, N);
+#pragma unroll
+        for (int part = 0; part < kStates; ++part)
+          dk.v[part].x += others.v[part].x, dk.v[part].y += others.v[part].y;
+      }
+      if (last_of_group && has_norm) norm_back(k, inv, norm, dk, in, dnorm);
+      if (in) dk.store(to + column_B, N, args.vectors);
     }
-    float* const dB = to + a.B + g * N;
-    if (!first_heads) {
+    dbias.sum_tokens(), dquery.sum_tokens();
+    if (lane_id() < kAtLanes) {
+      // Back from what this warp's tokens see of the query.
 #pragma unroll
       for (int part = 0; part < kStates; ++part) {
-        const int c = LanePairs<kStates>::column(part);
-        if (c < N) dk.v[part].x += dB[c];
-        if (c + 1 < N) dk.v[part].y += dB[c + 1];
+        const int chain = s.chain(h, AtPairs<kStates>::column(part) / 2);
+        if (chain < 0) continue;
+        const float2 by = s.turned_behind(chain);
+        float2& d = dquery.v[part];
+        d = make_float2(d.x * by.y + d.y * by.x, d.y * by.y - d.x * by.x);
       }
+      dbias.store(share(h), N, false);
+      dquery.store(share(H + h), N, false);
     }
-    if (last_heads && held.has_norm) norm_back(raw, inv, held.norm_k, dk, dnorm);
-    store_pairs(dk, dB, N, args.vectors);
+    __syncwarp();
   }
 
-  /// The cotangent of x inv w becomes that of x; adds to w's.
-  __device__ __forceinline__ void norm_back(const LanePairs<kStates>& x, float inv,
-                                            const LanePairs<kStates>& w, LanePairs<kStates>& d,
-                                            LanePairs<kStates>& dw) const {
+  /// The cotangent of x inv w becomes that of x; adds to w's where `counts`.
+  __device__ __forceinline__ void norm_back(const AtPairs<kStates>& x, float inv,
+                                            const AtPairs<kStates>& w, AtPairs<kStates>& d,
+                                            bool counts, AtPairs<kStates>& dw) const {
     float dot = 0;
 #pragma unroll
     for (int part = 0; part < kStates; ++part) {
       const float2 from = x.v[part], norm = w.v[part], g = d.v[part];
-      dw.v[part].x += g.x * from.x * inv, dw.v[part].y += g.y * from.y * inv;
+      if (counts) dw.v[part].x += g.x * from.x * inv, dw.v[part].y += g.y * from.y * inv;
       dot += g.x * norm.x * from.x + g.y * norm.y * from.y;
     }
-    dot = warp_sum(dot) * inv / static_cast<float>(a.d_state);
+    dot = lanes_sum<kAtLanes>(dot) * inv / static_cast<float>(a.d_state);
 #pragma unroll
     for (int part = 0; part < kStates; ++part) {
       const float2 from = x.v[part], norm = w.v[part];
@@ -298,47 +258,56 @@ class Backward {
     }
   }
 
-  /// C's gradient at the position, of all groups. One warp.
+  /// The warps' shares, in order; zeros for parameters that are absent. All threads; dq is there after the next barrier.
+  __device__ void sum_shares() {
+    const int H = a.nheads, N = a.d_state, width = (2 * H + 1) * N;
+    for (int c = thread(); c < width; c += threads()) {
+      float sum = 0;
+      for (int w = 0; w < memory.warps; ++w) sum += shares[w * width + c];
+      const int i = c / N;
+      if (i >= H && i < 2 * H) dq[c - H * N] = sum;
+      if (!a.mamba3) continue;
+      const bool there = (i < H       ? args.B_bias
+                          : i < 2 * H ? args.C_bias
+                                      : args.B_norm)
+                             .data != nullptr;
+      parts[args.slot.B_bias + c] =
+          there ? sum : 0.0f;  // B_bias, C_bias, B_norm follow one another
+    }
+  }
+
+  /// C's gradient at the position, of all groups. One warp, whose lanes all hold the row's eight shares.
   __device__ void query() {
     const int N = a.d_state, of_group = a.nheads / a.ngroups;
     const float* norm = args.C_norm.at(blockIdx.y);
-    LanePairs<kStates> w, dw = {};
-    ScanAtHeads<kStates, kHeads>::fill(w, norm, N, 1.0f);
+    AtPairs<kStates> w, dw = {};
+    w.fill(norm, N, 1.0f);
     for (int g = 0; g < a.ngroups; ++g) {
-      LanePairs<kStates> raw, d = {};
+      AtPairs<kStates> raw, d = {};
       raw.load(s.row(s.p) + a.C + g * N, N, args.vectors);
       for (int h = g * of_group; h < (g + 1) * of_group; ++h) {
+        AtPairs<kStates> of_head;
+        of_head.read(dq + h * N, N);
 #pragma unroll
-        for (int part = 0; part < kStates; ++part) {
-          const int c = LanePairs<kStates>::column(part);
-          if (c < N) d.v[part].x += dq[h * N + c];
-          if (c + 1 < N) d.v[part].y += dq[h * N + c + 1];
-        }
+        for (int part = 0; part < kStates; ++part)
+          d.v[part].x += of_head.v[part].x, d.v[part].y += of_head.v[part].y;
       }
       if (norm != nullptr)
-        norm_back(raw, ScanAtHeads<kStates, kHeads>::inverse_rms(raw, N, args.eps), w, d, dw);
-      store_pairs(d, drow(s.p) + a.C + g * N, N, args.vectors);
+        norm_back(raw, inverse_rms(raw, 1.0f / static_cast<float>(N), args.eps), w, d, true, dw);
+      if (lane_id() < kAtLanes) d.store(drow(s.p) + a.C + g * N, N, args.vectors);
     }
-    if (norm != nullptr) store_pairs(dw, parts + args.slot.C_norm, N, false);
+    if (a.mamba3 && lane_id() < kAtLanes) dw.store(parts + args.slot.C_norm, N, false);
   }
 
-  /// psi and flow become sums over the tokens before. A barrier is within.
+  /// psi's first numbers and flow become sums over the tokens before. A barrier is within.
   __device__ void before() {
     const int H = a.nheads, turning = own_angles();
     float* const mine = s.totals + warp_id() * memory.chains;
     for (int c = lane_id(); c < max(turning, H); c += kWarp) {
       float angle = 0, sum = 0;
       for (int t = s.begin; t < s.end; ++t) {
-        if (c < turning) {
-          float& held = s.psi[t * memory.psi_pitch + c];
-          const float here = held;
-          held = angle, angle += here;
-        }
-        if (c < H) {
-          float& held = flow[t * H + c];
-          const float here = held;
-          held = sum, sum += here;
-        }
+        if (c < turning) angle += s.psi[t * memory.psi_pitch + c].x;
+        if (c < H) sum += flow[t * H + c];
       }
       if (c < turning) mine[c] = angle;
       if (c < H) mine[args.angles + c] = sum;
@@ -351,8 +320,16 @@ class Backward {
         if (c < H) sum += s.totals[w * memory.chains + args.angles + c];
       }
       for (int t = s.begin; t < s.end; ++t) {
-        if (c < turning) s.psi[t * memory.psi_pitch + c] += angle;
-        if (c < H) flow[t * H + c] += sum;
+        if (c < turning) {
+          float& held = s.psi[t * memory.psi_pitch + c].x;
+          const float here = held;
+          held = angle, angle += here;
+        }
+        if (c < H) {
+          float& held = flow[t * H + c];
+          const float here = held;
+          held = sum, sum += here;
+        }
       }
     }
     __syncwarp();
@@ -373,7 +350,7 @@ class Backward {
       float ddt = rate * flow[here];
       if (turns) {
         for (int j = 0; j < n; ++j)
-          ddt += theta[t * memory.theta_pitch + j] * s.psi[t * memory.psi_pitch + h * n + j];
+          ddt += theta[t * memory.theta_pitch + j] * s.psi[t * memory.psi_pitch + h * n + j].x;
       }
       ddt += lam * dgam + (1 - lam) * ddel;
       const float draw = ddt * sigmoidf(__ldg(row + a.dd_dt + h) + __ldg(bias + h));
@@ -395,7 +372,7 @@ class Backward {
     for (int i = lane_id(); i < count * n; i += kWarp) {
       const int j = i % n, t = s.begin + i / n;
       float d = 0;
-      for (int h = 0; h < H; ++h) d += s.dt[t * H + h] * s.psi[t * memory.psi_pitch + h * n + j];
+      for (int h = 0; h < H; ++h) d += s.dt[t * H + h] * s.psi[t * memory.psi_pitch + h * n + j].x;
       const float tanh = theta[t * memory.theta_pitch + j] * (1.0f / kPi);
       drow(t)[a.ang + j] = d * kPi * (1 - tanh * tanh);
     }
@@ -403,7 +380,7 @@ class Backward {
 
   /// Of dt_bias and A_log: sums over the tokens.
   __device__ void head_sums() {
-    for (int h = warp_id(); h < a.nheads; h += kAtWarps) {
+    for (int h = warp_id(); h < a.nheads; h += memory.warps) {
       float step = 0, rate = 0;
       for (int t = lane_id(); t <= s.p; t += kWarp)
         step += s.lam[t * a.nheads + h], rate += s.weight[t * a.nheads + h];
@@ -425,24 +402,19 @@ class Backward {
   const BackwardMemory at;
   ScanAtSequence s;
   float *theta, *dweight, *flow, *dout, *shares, *dq;
-  ScanAtRows<kStates, kChannels, kHeads> rows;
   float *drows, *parts;
 };
 
-template <int kStates, int kChannels, int kHeads>
-__global__ void __launch_bounds__(kAtThreads, 2)
+template <int kStates, int kChannels>
+__global__ void __launch_bounds__(kAtMaxWarps* kWarp, 2)
     scan_at_bwd_kernel(const __grid_constant__ ScanAtArgs args) {
-  extern __shared__ float shared[];
+  extern __shared__ float2 memory_of_block[];
   const ScanAtMemory memory(args.a, args.angles, args.seqlen);
-  Backward<kStates, kChannels, kHeads>(args, memory, shared).run();
+  Backward<kStates, kChannels>(args, memory, reinterpret_cast<float*>(memory_of_block)).run();
 }
 
-int shared_bytes(const ScanAt& a, int angles, int seqlen) {
-  int rows = 0;
-  scan_at_sizes(a, [&]<int kStates, int kChannels, int kHeads>() {
-    rows = ScanAtRows<kStates, kChannels, kHeads>::kFloats;
-  });
-  return 4 * (BackwardMemory(a, ScanAtMemory(a, angles, seqlen)).end + rows);
+int shared_bytes(const ScanAt& a, const ScanAtMemory& memory) {
+  return 4 * std::max(BackwardMemory(a, memory).end, memory.forward(a));
 }
 
 int64_t workspace_bytes(const CallShapes& c) {
@@ -455,13 +427,14 @@ void launch(const CudaCall& call, CUstream_st* stream) {
   args.o_in = member_array<const float>(call.in.back());
   args.dproj = member_array<float>(call.out[0]);
   args.partials = member_array<float>(call.workspace);
-  const int batch = (*call.in[1].shape)[0], bytes = shared_bytes(args.a, args.angles, args.seqlen);
+  const ScanAtMemory memory(args.a, args.angles, args.seqlen);
+  const int batch = (*call.in[1].shape)[0], bytes = shared_bytes(args.a, memory);
   const dim3 grid(static_cast<unsigned>(batch), static_cast<unsigned>(call.members));
-  scan_at_sizes(args.a, [&]<int kStates, int kChannels, int kHeads>() {
-    const auto kernel = scan_at_bwd_kernel<kStates, kChannels, kHeads>;
+  scan_at_sizes(args.a, [&]<int kStates, int kChannels>() {
+    const auto kernel = scan_at_bwd_kernel<kStates, kChannels>;
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
           "cudaFuncSetAttribute");
-    kernel<<<grid, kAtThreads, static_cast<size_t>(bytes), stream>>>(args);
+    kernel<<<grid, memory.warps * kWarp, static_cast<size_t>(bytes), stream>>>(args);
   });
   check_launch("scan_at_bwd");
   const ScanAtSums& slot = args.slot;
@@ -480,7 +453,8 @@ std::string scan_at_limit(const ScanAt& a, int seqlen) {
   };
   if (a.headdim > 128) return text("headdim", a.headdim);
   if (a.d_state > 128) return text("d_state", a.d_state);
-  const int bytes = shared_bytes(a, scan_at_angles(a), seqlen), most = shared_bytes_per_block();
+  const int bytes = shared_bytes(a, ScanAtMemory(a, scan_at_angles(a), seqlen)),
+            most = shared_bytes_per_block();
   if (bytes <= most) return {};
   return "these heads and " + std::to_string(seqlen) + " positions need " + std::to_string(bytes) +
          " bytes of shared memory, a block has " + std::to_string(most);
