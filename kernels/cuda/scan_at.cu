@@ -13,7 +13,7 @@
 namespace statelab::cuda {
 namespace {
 
-template <int kStates, int kChannels, int kHeads>
+template <int kStates, int kChannels, bool kWhole, int kHeads>
 __global__ void __launch_bounds__(kAtMaxWarps* kWarp, 2)
     scan_at_kernel(const __grid_constant__ ScanAtArgs args) {
   extern __shared__ float2 memory_of_block[];
@@ -22,17 +22,20 @@ __global__ void __launch_bounds__(kAtMaxWarps* kWarp, 2)
   const ScanAtMemory memory(a, args.angles, args.seqlen);
   ScanAtSequence s(args, memory, shared);
   s.weigh(nullptr);
-  s.ask<kStates>();
-  const int H = a.nheads, P = a.headdim, N = a.d_state, inner = H * P;
+  s.ask<kStates, kWhole>();
+  using State = AtPairs<kStates, kWhole>;
+  using Channels = AtPairs<kChannels, kWhole>;
+  const int H = a.nheads, P = kWhole ? 16 * kChannels : a.headdim,
+            N = kWhole ? 16 * kStates : a.d_state, inner = H * P;
   float* const sums = shared + memory.arrays(a);  // (warps, d_inner)
   const bool has_norm = args.B_norm.data != nullptr;
   const float inverse_n = 1.0f / static_cast<float>(N);
-  AtPairs<kStates> norm;
+  State norm;
   norm.fill(args.B_norm.at(blockIdx.y), N, 1.0f);
   for (int h0 = 0; h0 < H; h0 += kHeads) {
     const int g = h0 / (H / a.ngroups);
-    AtPairs<kStates> q[kHeads], bias[kHeads];
-    AtPairs<kChannels> sum[kHeads] = {};
+    State q[kHeads], bias[kHeads];
+    Channels sum[kHeads] = {};
     const float* of_heads = args.B_bias.at(blockIdx.y);
 #pragma unroll
     for (int b = 0; b < kHeads; ++b) {
@@ -42,8 +45,8 @@ __global__ void __launch_bounds__(kAtMaxWarps* kWarp, 2)
     for (int first = s.begin; first < s.end; first += kAtTokens) {
       const int at = first + lane_id() / kAtLanes, t = min(at, s.end - 1);
       const float* row = s.row(t);
-      AtPairs<kStates> k;
-      AtPairs<kChannels> x[kHeads];
+      State k;
+      Channels x[kHeads];
       k.load(row + a.B + g * N, N, args.vectors);
 #pragma unroll
       for (int b = 0; b < kHeads; ++b) x[b].load(row + a.x + (h0 + b) * P, P, args.vectors);
@@ -53,7 +56,7 @@ __global__ void __launch_bounds__(kAtMaxWarps* kWarp, 2)
         float score = 0;
 #pragma unroll
         for (int part = 0; part < kStates; ++part) {
-          const int c = s.chain(h0 + b, AtPairs<kStates>::column(part) / 2);
+          const int c = s.chain(h0 + b, State::column(part) / 2);
           const float2 turn = c < 0 ? make_float2(0, 1) : s.psi[t * memory.psi_pitch + c];
           const float2 raw = k.v[part], w = norm.v[part], plus = bias[b].v[part], of = q[b].v[part];
           score += (of.x * turn.y - of.y * turn.x) * (raw.x * inv * w.x + plus.x) +
@@ -72,7 +75,7 @@ __global__ void __launch_bounds__(kAtMaxWarps* kWarp, 2)
 #pragma unroll
     for (int b = 0; b < kHeads; ++b) {
       sum[b].sum_tokens();
-      if (lane_id() < kAtLanes) sum[b].store(sums + warp_id() * inner + (h0 + b) * P, P, false);
+      if (lane_id() < kAtLanes) sum[b].store_each(sums + warp_id() * inner + (h0 + b) * P, P);
     }
   }
   __syncthreads();
@@ -119,9 +122,9 @@ void launch(const CudaCall& call, CUstream_st* stream) {
           "cudaFuncSetAttribute");
     kernel<<<grid, memory.warps * kWarp, static_cast<size_t>(bytes), stream>>>(args);
   };
-  scan_at_sizes(args.a, [&]<int kStates, int kChannels>() {
-    args.a.nheads / args.a.ngroups % 2 == 0 ? start(scan_at_kernel<kStates, kChannels, 2>)
-                                            : start(scan_at_kernel<kStates, kChannels, 1>);
+  scan_at_sizes(args, [&]<int kStates, int kChannels, bool kWhole>() {
+    args.a.nheads / args.a.ngroups % 2 == 0 ? start(scan_at_kernel<kStates, kChannels, kWhole, 2>)
+                                            : start(scan_at_kernel<kStates, kChannels, kWhole, 1>);
   });
   check_launch("scan_at");
 }

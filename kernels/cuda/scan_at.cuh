@@ -91,50 +91,46 @@ struct ScanAtMemory {
   __host__ __device__ static int state_pitch(const ScanAt& a) { return (a.d_state + 1) / 2 * 2; }
 };
 
-/// Of a row of n columns, a lane's share where kAtLanes lanes hold it: columns 2 l, 2 l + 1, and so on every 16.
-template <int kParts>
+/// Of a row, a lane's share where kAtLanes lanes hold it: columns 2 l, 2 l + 1, and so on every 16. kWhole: rows are 16 kParts
+/// columns at even offsets, so nothing is asked; else `n` columns, `together` where two neighbours load at once.
+template <int kParts, bool kWhole>
 struct AtPairs {
   float2 v[kParts];
   __device__ __forceinline__ static int column(int part) {
     return 2 * (lane_id() % kAtLanes) + 2 * kAtLanes * part;
   }
   __device__ __forceinline__ void load(const float* row, int n, bool together) {
-#pragma unroll
-    for (int part = 0; part < kParts; ++part) {
-      const int c = column(part);
-      v[part] = make_float2(0, 0);
-      if (c + 1 < n) {
-        v[part] = load2(row + c, together);
-      } else if (c < n) {
-        v[part].x = __ldg(row + c);
-      }
-    }
+    each(
+        n, [&](float2& x, int c) { x = load2(row + c, kWhole || together); },
+        [&](float2& x, int c) { x = make_float2(__ldg(row + c), 0); });
   }
-  /// From shared memory, or what the kernel itself has written.
+  /// From shared memory, or what the kernel itself has written. kWhole: at an even offset.
   __device__ __forceinline__ void read(const float* row, int n) {
-#pragma unroll
-    for (int part = 0; part < kParts; ++part) {
-      const int c = column(part);
-      v[part] = make_float2(c < n ? row[c] : 0.0f, c + 1 < n ? row[c + 1] : 0.0f);
-    }
+    each(
+        n,
+        [&](float2& x, int c) {
+          x = kWhole ? *reinterpret_cast<const float2*>(row + c) : make_float2(row[c], row[c + 1]);
+        },
+        [&](float2& x, int c) { x = make_float2(row[c], 0); });
   }
+  /// A parameter, `otherwise` where it is absent.
   __device__ __forceinline__ void fill(const float* from, int n, float otherwise) {
+    if (from != nullptr) return load(from, n, false);
 #pragma unroll
-    for (int part = 0; part < kParts; ++part) {
-      const int c = column(part);
-      v[part].x = from != nullptr && c < n ? __ldg(from + c) : otherwise;
-      v[part].y = from != nullptr && c + 1 < n ? __ldg(from + c + 1) : otherwise;
-    }
+    for (int part = 0; part < kParts; ++part) v[part] = make_float2(otherwise, otherwise);
   }
   __device__ __forceinline__ void store(float* row, int n, bool together) const {
+    const_cast<AtPairs*>(this)->each(
+        n, [&](float2& x, int c) { store2(row + c, x.x, x.y, kWhole || together); },
+        [&](float2& x, int c) { row[c] = x.x; });
+  }
+  /// At any offset.
+  __device__ __forceinline__ void store_each(float* row, int n) const {
 #pragma unroll
     for (int part = 0; part < kParts; ++part) {
       const int c = column(part);
-      if (c + 1 < n) {
-        store2(row + c, v[part].x, v[part].y, together);
-      } else if (c < n) {
-        row[c] = v[part].x;
-      }
+      if (kWhole || c < n) row[c] = v[part].x;
+      if (kWhole || c + 1 < n) row[c + 1] = v[part].y;
     }
   }
   /// Sums over the tokens of a warp; all lanes get them.
@@ -148,11 +144,29 @@ struct AtPairs {
       }
     }
   }
+
+ private:
+  /// two(pair, column) where both columns exist, one(pair, column) where the second does not; zeros for the others.
+  template <class Two, class One>
+  __device__ __forceinline__ void each(int n, Two&& two, One&& one) {
+#pragma unroll
+    for (int part = 0; part < kParts; ++part) {
+      const int c = column(part);
+      if (kWhole || c + 1 < n) {
+        two(v[part], c);
+      } else if (c < n) {
+        one(v[part], c);
+      } else {
+        v[part] = make_float2(0, 0);
+      }
+    }
+  }
 };
 
 /// 1 / rms of the row that kAtLanes lanes hold.
-template <int kParts>
-__device__ __forceinline__ float inverse_rms(const AtPairs<kParts>& x, float inverse_n, float eps) {
+template <int kParts, bool kWhole>
+__device__ __forceinline__ float inverse_rms(const AtPairs<kParts, kWhole>& x, float inverse_n,
+                                             float eps) {
   float squares = 0;
 #pragma unroll
   for (int part = 0; part < kParts; ++part)
@@ -289,13 +303,13 @@ class ScanAtSequence {
   }
 
   /// This warp's queries: C at the position, normed, with each head's bias, turned by what lies behind its tokens.
-  template <int kParts>
+  template <int kParts, bool kWhole>
   __device__ void ask() {
     const ScanAt& a = p_.a;
     const int N = a.d_state, of_group = a.nheads / a.ngroups;
     const float *norm = p_.C_norm.at(blockIdx.y), *bias = p_.C_bias.at(blockIdx.y);
     for (int h = lane_id() / kAtLanes; h < round_up(a.nheads); h += kAtTokens) {
-      AtPairs<kParts> q, weight, added;
+      AtPairs<kParts, kWhole> q, weight, added;
       q.load(row(p) + a.C + min(h, a.nheads - 1) / of_group * N, N, p_.vectors);
       const float inv = inverse_rms(q, 1.0f / static_cast<float>(N), p_.eps);
       if (h >= a.nheads) continue;
@@ -306,7 +320,7 @@ class ScanAtSequence {
         float2& x = q.v[part];
         x = make_float2(x.x * scale * weight.v[part].x + added.v[part].x,
                         x.y * scale * weight.v[part].y + added.v[part].y);
-        const int c = chain(h, AtPairs<kParts>::column(part) / 2);
+        const int c = chain(h, AtPairs<kParts, kWhole>::column(part) / 2);
         if (c < 0) continue;
         const float2 by = turned_behind(c);
         x = make_float2(x.x * by.y - x.y * by.x, x.x * by.x + x.y * by.y);
@@ -328,13 +342,18 @@ class ScanAtSequence {
   const ScanAtMemory& memory_;
 };
 
-/// Calls f<parts of d_state, parts of headdim>(), parts of 16 columns.
+/// Calls f<parts of d_state, parts of headdim, kWhole>(), parts of 16 columns; heads of 64 channels with 64 states are whole.
 template <class F>
-void scan_at_sizes(const ScanAt& a, F&& f) {
+void scan_at_sizes(const ScanAtArgs& args, F&& f) {
   auto channels = [&]<int kStates>() {
-    a.headdim <= 64 ? f.template operator()<kStates, 4>() : f.template operator()<kStates, 8>();
+    args.a.headdim <= 64 ? f.template operator()<kStates, 4, false>()
+                         : f.template operator()<kStates, 8, false>();
   };
-  a.d_state <= 64 ? channels.template operator()<4>() : channels.template operator()<8>();
+  if (args.a.d_state == 64 && args.a.headdim == 64 && args.vectors) {
+    f.template operator()<4, 4, true>();
+  } else {
+    args.a.d_state <= 64 ? channels.template operator()<4>() : channels.template operator()<8>();
+  }
 }
 
 }  // namespace statelab::cuda

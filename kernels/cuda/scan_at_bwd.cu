@@ -23,16 +23,19 @@ struct BackwardMemory {
       : theta(memory.arrays(a)),
         dweight(theta + memory.tokens * memory.theta_pitch),
         flow(dweight + memory.tokens * a.nheads),
-        dout(flow + memory.tokens * a.nheads),
-        shares(dout + a.nheads * a.headdim),
+        dout((flow + memory.tokens * a.nheads + 1) / 2 * 2),
+        shares(dout + (a.nheads * a.headdim + 1) / 2 * 2),
         dq(shares + memory.warps * (2 * a.nheads + 1) * a.d_state),
         end(dq + a.nheads * a.d_state) {}
 };
 
 /// One sequence's way back.
-template <int kStates, int kChannels>
+template <int kStates, int kChannels, bool kWhole>
 class Backward {
  public:
+  using State = AtPairs<kStates, kWhole>;
+  using Channels = AtPairs<kChannels, kWhole>;
+
   __device__ Backward(const ScanAtArgs& arguments, const ScanAtMemory& memory, float* shared)
       : args(arguments),
         a(args.a),
@@ -49,16 +52,15 @@ class Backward {
         parts(args.partials.at(blockIdx.y) + static_cast<int64_t>(blockIdx.x) * args.slot.width) {}
 
   __device__ void run() {
-    zeros();
-    s.weigh(theta);
-    s.template ask<kStates>();
     gate();
-    __syncthreads();
+    zeros();
+    s.weigh(theta);  // with a barrier
+    s.template ask<kStates, kWhole>();
     skip();
-    AtPairs<kStates> dnorm = {};
+    State dnorm = {};
     for (int h = 0; h < a.nheads; ++h) head(h, dnorm);
     dnorm.sum_tokens();
-    if (lane_id() < kAtLanes) dnorm.store(share(2 * a.nheads), a.d_state, false);
+    if (lane_id() < kAtLanes) dnorm.store_each(share(2 * a.nheads), a.d_state);
     __syncthreads();
     sum_shares();
     before();  // with a barrier
@@ -148,21 +150,22 @@ class Backward {
   }
 
   /// Sine and cosine of the lane's pair of a head at token t.
-  __device__ __forceinline__ float2 turn(int t, int h, int part) const {
-    const int c = s.chain(h, AtPairs<kStates>::column(part) / 2);
-    return c < 0 ? make_float2(0, 1) : s.psi[t * memory.psi_pitch + c];
+  __device__ __forceinline__ float2 turn(int t, int h, int part, bool in) const {
+    const int c = s.chain(h, State::column(part) / 2);
+    return c < 0 || !in ? make_float2(0, 1) : s.psi[t * memory.psi_pitch + c];
   }
 
   /// dx of a head, its shares of B's gradient and of the scores'. One head at a time: two would not fit into registers.
-  __device__ void head(int h, AtPairs<kStates>& dnorm) {
-    const int H = a.nheads, P = a.headdim, N = a.d_state, of_group = H / a.ngroups;
+  __device__ void head(int h, State& dnorm) {
+    const int H = a.nheads, P = kWhole ? 16 * kChannels : a.headdim,
+              N = kWhole ? 16 * kStates : a.d_state, of_group = H / a.ngroups;
     const int column_B = a.B + h / of_group * N, column_x = a.x + h * P;
     const bool first_of_group = h % of_group == 0, last_of_group = (h + 1) % of_group == 0,
                has_norm = args.B_norm.data != nullptr,
                learned = a.rotation == ScanAt::Rotation::kDataDependent;
     const float inverse_n = 1.0f / static_cast<float>(N), D = __ldg(args.D.at(blockIdx.y) + h);
     const float* of_head = args.B_bias.at(blockIdx.y);
-    AtPairs<kStates> norm, bias, q, dbias = {}, dquery = {};
+    State norm, bias, q, dbias = {}, dquery = {};
     norm.fill(args.B_norm.at(blockIdx.y), N, 1.0f);
     bias.fill(of_head == nullptr ? nullptr : of_head + h * N, N, 0.0f);
     q.read(s.query + h * ScanAtMemory::state_pitch(a), N);
@@ -170,8 +173,8 @@ class Backward {
       const int at_t = first + lane_id() / kAtLanes, t = min(at_t, s.end - 1), at_head = t * H + h;
       const bool in = at_t < s.end;
       float* const to = drow(t);
-      AtPairs<kStates> k, key, turned, dk;
-      AtPairs<kChannels> x, dv;
+      State k, key, turned, dk;
+      Channels x, dv;
       k.load(s.row(t) + column_B, N, args.vectors);
       x.load(s.row(t) + column_x, P, args.vectors);
       dv.read(dout + h * P, P);
@@ -183,7 +186,7 @@ class Backward {
 #pragma unroll
       for (int part = 0; part < kStates; ++part) {
         const float2 raw = k.v[part], w = norm.v[part], plus = bias.v[part], of = q.v[part],
-                     by = turn(t, h, part);
+                     by = turn(t, h, part, in);
         const float2 in_place = make_float2(raw.x * inv * w.x + plus.x, raw.y * inv * w.y + plus.y);
         key.v[part] = in_place;
         turned.v[part] = make_float2(of.x * by.y - of.y * by.x, of.x * by.x + of.y * by.y);
@@ -201,17 +204,17 @@ class Backward {
       }
 #pragma unroll
       for (int part = 0; part < kStates; ++part) {
-        const float2 of_key = key.v[part], of = turned.v[part], by = turn(t, h, part);
+        const float2 of_key = key.v[part], of = turned.v[part], by = turn(t, h, part, in);
         dk.v[part] = make_float2(cu * of.x, cu * of.y);
         dbias.v[part].x += dk.v[part].x, dbias.v[part].y += dk.v[part].y;
         dquery.v[part].x += cu * (by.y * of_key.x + by.x * of_key.y);
         dquery.v[part].y += cu * (by.y * of_key.y - by.x * of_key.x);
-        const int chain = s.chain(h, AtPairs<kStates>::column(part) / 2);
+        const int chain = s.chain(h, State::column(part) / 2);
         if (learned && in && chain >= 0)
           s.psi[t * memory.psi_pitch + chain].x = cu * (of.x * of_key.y - of.y * of_key.x);
       }
       if (!first_of_group) {
-        AtPairs<kStates> others;
+        State others;
         others.read(to + column_B, N);
 #pragma unroll
         for (int part = 0; part < kStates; ++part)
@@ -225,22 +228,21 @@ class Backward {
       // Back from what this warp's tokens see of the query.
 #pragma unroll
       for (int part = 0; part < kStates; ++part) {
-        const int chain = s.chain(h, AtPairs<kStates>::column(part) / 2);
+        const int chain = s.chain(h, State::column(part) / 2);
         if (chain < 0) continue;
         const float2 by = s.turned_behind(chain);
         float2& d = dquery.v[part];
         d = make_float2(d.x * by.y + d.y * by.x, d.y * by.y - d.x * by.x);
       }
-      dbias.store(share(h), N, false);
-      dquery.store(share(H + h), N, false);
+      dbias.store_each(share(h), N);
+      dquery.store_each(share(H + h), N);
     }
     __syncwarp();
   }
 
   /// The cotangent of x inv w becomes that of x; adds to w's where `counts`.
-  __device__ __forceinline__ void norm_back(const AtPairs<kStates>& x, float inv,
-                                            const AtPairs<kStates>& w, AtPairs<kStates>& d,
-                                            bool counts, AtPairs<kStates>& dw) const {
+  __device__ __forceinline__ void norm_back(const State& x, float inv, const State& w, State& d,
+                                            bool counts, State& dw) const {
     float dot = 0;
 #pragma unroll
     for (int part = 0; part < kStates; ++part) {
@@ -280,13 +282,13 @@ class Backward {
   __device__ void query() {
     const int N = a.d_state, of_group = a.nheads / a.ngroups;
     const float* norm = args.C_norm.at(blockIdx.y);
-    AtPairs<kStates> w, dw = {};
+    State w, dw = {};
     w.fill(norm, N, 1.0f);
     for (int g = 0; g < a.ngroups; ++g) {
-      AtPairs<kStates> raw, d = {};
+      State raw, d = {};
       raw.load(s.row(s.p) + a.C + g * N, N, args.vectors);
       for (int h = g * of_group; h < (g + 1) * of_group; ++h) {
-        AtPairs<kStates> of_head;
+        State of_head;
         of_head.read(dq + h * N, N);
 #pragma unroll
         for (int part = 0; part < kStates; ++part)
@@ -296,7 +298,7 @@ class Backward {
         norm_back(raw, inverse_rms(raw, 1.0f / static_cast<float>(N), args.eps), w, d, true, dw);
       if (lane_id() < kAtLanes) d.store(drow(s.p) + a.C + g * N, N, args.vectors);
     }
-    if (a.mamba3 && lane_id() < kAtLanes) dw.store(parts + args.slot.C_norm, N, false);
+    if (a.mamba3 && lane_id() < kAtLanes) dw.store_each(parts + args.slot.C_norm, N);
   }
 
   /// psi's first numbers and flow become sums over the tokens before. A barrier is within.
@@ -405,12 +407,13 @@ class Backward {
   float *drows, *parts;
 };
 
-template <int kStates, int kChannels>
+template <int kStates, int kChannels, bool kWhole>
 __global__ void __launch_bounds__(kAtMaxWarps* kWarp, 2)
     scan_at_bwd_kernel(const __grid_constant__ ScanAtArgs args) {
   extern __shared__ float2 memory_of_block[];
   const ScanAtMemory memory(args.a, args.angles, args.seqlen);
-  Backward<kStates, kChannels>(args, memory, reinterpret_cast<float*>(memory_of_block)).run();
+  Backward<kStates, kChannels, kWhole>(args, memory, reinterpret_cast<float*>(memory_of_block))
+      .run();
 }
 
 int shared_bytes(const ScanAt& a, const ScanAtMemory& memory) {
@@ -430,8 +433,8 @@ void launch(const CudaCall& call, CUstream_st* stream) {
   const ScanAtMemory memory(args.a, args.angles, args.seqlen);
   const int batch = (*call.in[1].shape)[0], bytes = shared_bytes(args.a, memory);
   const dim3 grid(static_cast<unsigned>(batch), static_cast<unsigned>(call.members));
-  scan_at_sizes(args.a, [&]<int kStates, int kChannels>() {
-    const auto kernel = scan_at_bwd_kernel<kStates, kChannels>;
+  scan_at_sizes(args, [&]<int kStates, int kChannels, bool kWhole>() {
+    const auto kernel = scan_at_bwd_kernel<kStates, kChannels, kWhole>;
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
           "cudaFuncSetAttribute");
     kernel<<<grid, memory.warps * kWarp, static_cast<size_t>(bytes), stream>>>(args);

@@ -79,7 +79,7 @@ TEST_P(CudaScanAt, SmallCasesWriteEveryOutput) {
 
 TEST(CudaScanAtLimit, WhatDoesNotFitABlockIsRefusedInWords) {
   Mamba3ScanAttrs a;
-  a.nheads = 8, a.headdim = 64, a.d_state = 128, a.nangles = 64;
+  a.nheads = 8, a.headdim = 64, a.d_state = 64, a.nangles = 16;
   auto limit = [&](int seqlen) {
     const ValueType real[] = {{DType::kReal, {2, seqlen, a.d_proj()}}};
     const Attributes attributes = a;
