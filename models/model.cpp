@@ -206,8 +206,8 @@ ForwardGraph build_forward(Graph& graph, const ModelConfig& c, ValueId step, int
       std::vector<ValueId> operands = {proj, weight(mixer + "conv1d.weight"),
                                        weight(mixer + "conv1d.bias")};
       if (needed.up_to_target) operands.push_back(f.targets);
-      proj = graph.apply1(Op::kCausalConv1d, CausalConv1dAttrs{begin, c.conv_channels(), 4},
-                          operands);
+      proj =
+          graph.apply1(Op::kCausalConv1d, CausalConv1dAttrs{begin, c.conv_channels(), 4}, operands);
     }
     f.observable.push_back({mixer + "proj", proj});
     const bool one_position = needed.one_position && l + 1 == c.n_layers;

@@ -85,10 +85,10 @@ __device__ __forceinline__ void store_rows(float* array, const float* from, cons
 
 /// Zeros where a tile's unused rows pass unchanged; bit i: its row i.
 __device__ __forceinline__ void clear_passed(float* tile, const ConvArgs& p, uint32_t used) {
-  for (int i = 0; i < kTileRows; ++i) {
-    if (has(used, i)) continue;
+  for (uint32_t rows = ~used & ((1u << kTileRows) - 1); rows != 0; rows &= rows - 1) {
+    float* const row = tile + (__ffs(static_cast<int>(rows)) - 1) * p.columns;
     for (int c = static_cast<int>(threadIdx.x); c < p.columns; c += kRowThreads) {
-      if (c < p.begin || c >= p.begin + p.channels) tile[i * p.columns + c] = 0;
+      if (c < p.begin || c >= p.begin + p.channels) row[c] = 0;
     }
   }
 }
@@ -166,10 +166,8 @@ __global__ void __launch_bounds__(kRowThreads, kWidth <= 4 ? 4 : 2)
     copy_rows(tile, p.dy.at(blockIdx.y), p, first, needed >> kHalo);
     Filter<kWidth, 1> filter{};
     Columns<1> held[kTileRows + 2 * kHalo];
-    if (mine < p.channels) {
-      load_column(held, x + mine, p.columns, needed);
-      filter.load(p, mine);
-    }
+    load_column(held, x + mine, p.columns, mine < p.channels ? needed : 0);
+    if (mine < p.channels) filter.load(p, mine);
     wait_all_copies();
     __syncthreads();
     for (int channel = mine; channel < p.channels; channel += kRowThreads) {
