@@ -101,9 +101,9 @@ struct Mamba3ScanAttrs {
   int d_proj() const { return 2 * d_inner() + 2 * ngroups * d_state + 3 * nheads + nangles; }
 };
 
-/// [targets], which may be left out as an addend may, of either scan and of the convolution: (batch, seqlen) int32. Whoever gives them reads nothing behind
-/// a sequence's last target (position 0 without one), and dy is zero there: results behind it are then any finite numbers,
-/// gradients zero. The same numbers otherwise, for less work where sequences of a batch differ in length.
+/// [targets], which may be left out as an addend may, of either scan and of the convolution: (batch, seqlen) int32. Whoever gives
+/// them reads nothing behind a sequence's last target (position 0 without one), and dy is zero there: results behind it are then
+/// any finite numbers, gradients zero. The same numbers otherwise, for less work where sequences of a batch differ in length.
 
 /// mamba2_scan: everything between the convolution and out_proj of a Mamba-2 block. Source: models.md section 6.
 ///   proj   (batch, seqlen, d_proj), columns [z d_in | x d_in | B G*N | C G*N | dd_dt H], x B C already convolved
