@@ -247,7 +247,7 @@ Shape with_last(const Shape& shape, int last) {
 
 std::vector<ValueType> infer_conv(Op op, const CausalConv1dAttrs& a, Inputs in, bool backward) {
   const size_t first = backward ? 1 : 0;
-  expect_count(op, in, backward ? 4 : 3);
+  expect_addend_count(op, in, backward ? 4 : 3);
   const ValueType& x = operand(op, in, first, "x");
   if (x.shape.rank() != 3) fail(op, "x must be (batch, seqlen, channels), is " + x.shape.text());
   if (a.begin < 0 || a.channels < 1 || a.begin + a.channels > x.shape.last()) {
@@ -257,6 +257,7 @@ std::vector<ValueType> infer_conv(Op op, const CausalConv1dAttrs& a, Inputs in, 
   const Shape weight{a.channels, 1, a.width}, bias{a.channels};
   expect(op, in, first + 1, "weight", weight);
   expect_optional(op, in, first + 2, "bias", bias);
+  expect_targets(op, in, first + 3, x.shape);
   if (!backward) return {x};
   expect(op, in, 0, "dy", x.shape);
   return {x, {DType::kReal, weight}, {DType::kReal, bias}};

@@ -29,8 +29,8 @@ enum class Op {
   kRmsNormBwd,       ///< (dy, x, weight, [addend]) -> dx [+ addend], dweight
   kSwiglu,           ///< (ug) -> u * silu(g)
   kSwigluBwd,        ///< (dy, ug) -> dug
-  kCausalConv1d,     ///< (x, weight, [bias]) -> y
-  kCausalConv1dBwd,  ///< (dy, x, weight, [bias]) -> dx, dweight, dbias
+  kCausalConv1d,     ///< (x, weight, [bias], [targets]) -> y
+  kCausalConv1dBwd,  ///< (dy, x, weight, [bias], [targets]) -> dx, dweight, dbias
   kMamba3Scan,  ///< (proj, dt_bias, [B_bias], [C_bias], [B_norm], [C_norm], D, [norm], [targets]) -> y, o, Phi, states
   kMamba3ScanBwd,  ///< (dy, the inputs of mamba3_scan up to norm, o, Phi, states, [targets]) -> the gradients of its inputs
   kMamba2Scan,     ///< (proj, dt_bias, A_log, D, norm, [targets]) -> y, o, states
@@ -74,7 +74,7 @@ struct RmsNormAttrs {
 
 /// causal_conv1d: channels [begin, begin + channels) of x are replaced by SiLU(bias + sum_j w[c, j] x[t - W + 1 + j]);
 /// the others pass unchanged. weight (channels, 1, W): index W - 1 multiplies the current token; bias (channels), zero where
-/// absent.
+/// absent. [targets] as the scans' (below).
 struct CausalConv1dAttrs {
   int begin = 0, channels = 0, width = 4;
 };
@@ -101,9 +101,9 @@ struct Mamba3ScanAttrs {
   int d_proj() const { return 2 * d_inner() + 2 * ngroups * d_state + 3 * nheads + nangles; }
 };
 
-/// [targets], which may be left out as an addend may, of either scan: (batch, seqlen) int32. Whoever gives them reads nothing behind
-/// a sequence's last target (position 0 without one), and dy is zero there: results behind it are then any finite numbers,
-/// gradients zero. The same numbers otherwise, for less work where sequences of a batch differ in length.
+/// [targets], which may be left out as an addend may, of either scan and of the convolution: (batch, seqlen) int32. Whoever gives
+/// them reads nothing behind a sequence's last target (position 0 without one), and dy is zero there: results behind it are then
+/// any finite numbers, gradients zero. The same numbers otherwise, for less work where sequences of a batch differ in length.
 
 /// mamba2_scan: everything between the convolution and out_proj of a Mamba-2 block. Source: models.md section 6.
 ///   proj   (batch, seqlen, d_proj), columns [z d_in | x d_in | B G*N | C G*N | dd_dt H], x B C already convolved

@@ -36,8 +36,11 @@ Ids rule(Graph& g, const Node& node, const Ids& dout, const std::vector<char>& w
       return g.apply(Op::kRmsNormBwd, node.attributes, {dy, in[0], in[1]});
     case Op::kSwiglu:
       return {g.apply1(Op::kSwigluBwd, {}, {dy, in[0]})};
-    case Op::kCausalConv1d:
-      return g.apply(Op::kCausalConv1dBwd, node.attributes, {dy, in[0], in[1], in[2]});
+    case Op::kCausalConv1d: {
+      Ids operands = {dy};
+      operands.insert(operands.end(), in.begin(), in.end());
+      return g.apply(Op::kCausalConv1dBwd, node.attributes, operands);
+    }
     case Op::kMamba3Scan:
     case Op::kMamba2Scan:
     case Op::kGatedDeltaScan: {

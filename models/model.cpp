@@ -203,8 +203,11 @@ ForwardGraph build_forward(Graph& graph, const ModelConfig& c, ValueId step, int
     if (weight(mixer + "conv1d.weight") != kNoValue) {
       // Its columns follow those of Mamba's gate; a delta rule's come first.
       const int begin = c.is_delta_rule() ? 0 : c.d_inner();
-      proj = graph.apply1(Op::kCausalConv1d, CausalConv1dAttrs{begin, c.conv_channels(), 4},
-                          {proj, weight(mixer + "conv1d.weight"), weight(mixer + "conv1d.bias")});
+      std::vector<ValueId> operands = {proj, weight(mixer + "conv1d.weight"),
+                                       weight(mixer + "conv1d.bias")};
+      if (needed.up_to_target) operands.push_back(f.targets);
+      proj =
+          graph.apply1(Op::kCausalConv1d, CausalConv1dAttrs{begin, c.conv_channels(), 4}, operands);
     }
     f.observable.push_back({mixer + "proj", proj});
     const bool one_position = needed.one_position && l + 1 == c.n_layers;

@@ -46,7 +46,8 @@ struct ForwardGraph {
 
 /// What is computed of a sequence where only the loss and its gradients are wanted.
 struct Needed {
-  /// Nothing behind its last target: mamba3_scan and mamba2_scan are given the targets.
+  /// Nothing behind its last target: mamba3_scan, mamba2_scan and causal_conv1d are given the targets. Numbers behind it are finite
+  /// everywhere: a delta rule turns the convolution's zeros there into zeros.
   bool up_to_target = false;
   /// Of the last layer only the position of the one target: where there are several, the last. Behind the recurrence tensors then
   /// are (batch, 1, columns), logits too. The same equations, summed in another order.

@@ -2,15 +2,16 @@
 // causal_conv1d_bwd:  dpre = dy silu'(pre),  dx[t] = sum_j w[j] dpre[t + W - 1 - j],
 //                     dw[j] = sum dpre[t] x[t - W + 1 + j],  db = sum dpre
 //
-// A warp has 32 kVec neighbouring columns of one tile of time. A thread first loads its whole tile, so that all its loads are on
-// their way at once, then computes it in registers. Tiles read W - 1 tokens of their neighbours: forward those before, backward
-// those after too. Backward, a block takes a run of (sequence, tile) items, and a second kernel sums the runs' dw and db.
+// Rows that fit in shared memory run on the kernels of conv_rows.cuh. Wider ones run on those below: a warp has 32 kVec neighbouring
+// columns of one tile of time. A thread first loads its whole tile, so that all its loads are on their way at once, then computes
+// it in registers. Tiles read W - 1 tokens of their neighbours: forward those before, backward those after too.
+// Backward, a block takes a run of tiles, and a second kernel sums the runs' dw and db.
 // Exponential and quotient are the fast ones, good to a few units in the last place: a third of the forward kernel's instructions
-// otherwise. An absent bias is zero.
+// otherwise. An absent bias is zero. Given targets, nothing behind a sequence's last one is read, and zeros are written there.
 #include <string>
 
+#include "kernels/cuda/conv_rows.cuh"
 #include "kernels/cuda/kernels.h"
-#include "kernels/cuda/reduce.cuh"
 
 namespace statelab::cuda {
 namespace {
@@ -22,40 +23,6 @@ constexpr int kThreads = 32 * kWalkers;
 constexpr int kMaxWidth = 8;
 constexpr int kTile = 16;
 constexpr int64_t kMaxRuns = 384;
-
-struct ConvArgs {
-  Slices<const float> dy, x, weight, bias;
-  Slices<float> out, partial;  // y or dx; (runs, channels * width + channels)
-  int64_t items, run;          // item = sequence * tiles + tile
-  int seqlen, columns;         // of x
-  int begin, channels;
-  int tile, tiles, chunks;  // tokens of a tile; tiles of a sequence; warps' worth of columns
-};
-
-__device__ __forceinline__ float sigmoid(float x) { return __fdividef(1.0f, 1.0f + __expf(-x)); }
-
-/// kVec neighbouring columns of one token.
-template <int kVec>
-struct Columns {
-  float v[kVec];
-};
-template <int kVec>
-__device__ __forceinline__ Columns<kVec> load_columns(const float* from) {
-  if constexpr (kVec == 2) {
-    const float2 pair = __ldg(reinterpret_cast<const float2*>(from));
-    return {{pair.x, pair.y}};
-  } else {
-    return {{__ldg(from)}};
-  }
-}
-template <int kVec>
-__device__ __forceinline__ void store_columns(float* to, const Columns<kVec>& from) {
-  if constexpr (kVec == 2) {
-    *reinterpret_cast<float2*>(to) = make_float2(from.v[0], from.v[1]);
-  } else {
-    *to = from.v[0];
-  }
-}
 
 /// Tokens first .. first + kCount - 1 of a column, zero outside [0, end); `from` points to token 0.
 template <int kCount, int kVec>
@@ -70,35 +37,13 @@ __device__ __forceinline__ void load_tokens(Columns<kVec> (&to)[kCount], const f
 }
 
 template <int kWidth, int kVec>
-struct Filter {
-  float weight[kVec][kWidth], bias[kVec];
-
-  __device__ __forceinline__ void load(const ConvArgs& p, int channel) {
-    const float* from = p.weight.at(blockIdx.y) + static_cast<int64_t>(channel) * kWidth;
-    const float* b = p.bias.at(blockIdx.y);
-#pragma unroll
-    for (int c = 0; c < kVec; ++c) {
-#pragma unroll
-      for (int j = 0; j < kWidth; ++j) weight[c][j] = __ldg(from + c * kWidth + j);
-      bias[c] = b == nullptr ? 0.0f : __ldg(b + channel + c);
-    }
-  }
-  /// The token whose last input is x[at + kWidth - 1].
-  template <int kCount>
-  __device__ __forceinline__ float pre(const Columns<kVec> (&x)[kCount], int at, int c) const {
-    float sum = bias[c];
-#pragma unroll
-    for (int j = 0; j < kWidth; ++j) sum += weight[c][j] * x[at + j].v[c];
-    return sum;
-  }
-};
-
-template <int kWidth, int kVec>
 __global__ void __launch_bounds__(kThreads) convolve(const ConvArgs p) {
   const auto chunks = static_cast<unsigned>(p.chunks);
   const int column = static_cast<int>(blockIdx.x % chunks * 32 + threadIdx.x % 32) * kVec;
   const int64_t item = static_cast<int64_t>(blockIdx.x / chunks) * kWalkers + threadIdx.x / 32;
-  if (item >= p.items || column >= p.columns) return;  // there is no barrier in this kernel
+  if (item >= p.items) return;  // there is no barrier in this kernel
+  const int used = used_tokens(p.targets, static_cast<int>(item / p.tiles), p.seqlen);
+  if (column >= p.columns) return;
   const int64_t columns = p.columns;
   const int t0 = static_cast<int>(item % p.tiles) * p.tile, t1 = min(t0 + p.tile, p.seqlen);
   const int64_t at = item / p.tiles * p.seqlen * columns + column;
@@ -107,7 +52,7 @@ __global__ void __launch_bounds__(kThreads) convolve(const ConvArgs p) {
   const int channel = column - p.begin;
   if (channel < 0 || channel >= p.channels) {
     Columns<kVec> held[kTile];
-    load_tokens(held, x, columns, t0, t1);
+    load_tokens(held, x, columns, t0, min(t1, used));
 #pragma unroll
     for (int i = 0; i < kTile; ++i) {
       if (t0 + i < t1) store_columns(y + (t0 + i) * columns, held[i]);
@@ -115,7 +60,7 @@ __global__ void __launch_bounds__(kThreads) convolve(const ConvArgs p) {
     return;
   }
   Columns<kVec> held[kTile + kWidth - 1];
-  load_tokens(held, x, columns, t0 - kWidth + 1, t1);
+  load_tokens(held, x, columns, t0 - kWidth + 1, min(t1, used));
   Filter<kWidth, kVec> filter;
   filter.load(p, channel);
 #pragma unroll
@@ -125,7 +70,7 @@ __global__ void __launch_bounds__(kThreads) convolve(const ConvArgs p) {
 #pragma unroll
     for (int c = 0; c < kVec; ++c) {
       const float pre = filter.pre(held, i, c);
-      out.v[c] = pre * sigmoid(pre);
+      out.v[c] = t0 + i < used ? pre * sigmoid(pre) : 0.0f;
     }
     store_columns(y + (t0 + i) * columns, out);
   }
@@ -145,15 +90,16 @@ __global__ void __launch_bounds__(kThreads, 2) convolve_bwd(const ConvArgs p) {
   if (convolved) filter.load(p, channel);
   const int64_t end = min((run + 1) * p.run, p.items);
   for (int64_t item = run * p.run + walker; item < end; item += kWalkers) {
-    if (column >= p.columns) break;  // to the barrier below
+    const int used = used_tokens(p.targets, static_cast<int>(item / p.tiles), p.seqlen);
+    if (column >= p.columns) continue;
     const int t0 = static_cast<int>(item % p.tiles) * p.tile, t1 = min(t0 + p.tile, p.seqlen);
     const int64_t at = item / p.tiles * p.seqlen * columns + column;
     const float *dy = p.dy.at(blockIdx.y) + at, *x = p.x.at(blockIdx.y) + at;
     float* dx = p.out.data == nullptr ? nullptr : p.out.at(blockIdx.y) + at;
     if (!convolved) {
-      if (dx == nullptr) break;
+      if (dx == nullptr) continue;
       Columns<kVec> held[kTile];
-      load_tokens(held, dy, columns, t0, t1);
+      load_tokens(held, dy, columns, t0, min(t1, used));
 #pragma unroll
       for (int i = 0; i < kTile; ++i) {
         if (t0 + i < t1) store_columns(dx + (t0 + i) * columns, held[i]);
@@ -161,7 +107,7 @@ __global__ void __launch_bounds__(kThreads, 2) convolve_bwd(const ConvArgs p) {
       continue;
     }
     // dx of a token needs dpre of the W - 1 tokens after it, and these their inputs.
-    const int t2 = min(t1 + kWidth - 1, p.seqlen);
+    const int t2 = min(t1 + kWidth - 1, used);
     Columns<kVec> held_x[kTile + 2 * (kWidth - 1)], dpre[kTile + kWidth - 1];
     load_tokens(held_x, x, columns, t0 - kWidth + 1, t2);
     load_tokens(dpre, dy, columns, t0, t2);
@@ -170,7 +116,7 @@ __global__ void __launch_bounds__(kThreads, 2) convolve_bwd(const ConvArgs p) {
 #pragma unroll
       for (int i = 0; i < kTile + kWidth - 1; ++i) {
         const float pre = filter.pre(held_x, i, c), s = sigmoid(pre);
-        dpre[i].v[c] *= s * (1.0f + pre * (1.0f - s));  // dy is zero past the sequence
+        dpre[i].v[c] *= s * (1.0f + pre * (1.0f - s));  // dy is zero past the tokens used
         if (i >= kTile) continue;
         const float mine = t0 + i < t1 ? dpre[i].v[c] : 0.0f;
 #pragma unroll
@@ -221,9 +167,18 @@ int vector_width(const Attrs& a, const Shape& x) {
   return a.width <= 4 && x[2] % 2 == 0 && a.begin % 2 == 0 && a.channels % 2 == 0 ? 2 : 1;
 }
 
-/// Tiles of equal length, at most kTile tokens.
+bool rows_fit(const Attrs& a, const Shape& x) {
+  return tile_fits(int64_t{x[0]} * x[1], x[2], a.channels, a.width);
+}
+
+/// Tiles of rows, or of equal length, at most kTile tokens.
 void set_shape(ConvArgs& p, const Attrs& a, const Shape& x) {
   p.seqlen = x[1], p.columns = x[2], p.begin = a.begin, p.channels = a.channels;
+  if (rows_fit(a, x)) {
+    p.rows = x[0] * x[1];
+    p.items = ceil_div(p.rows, kTileRows);
+    return;
+  }
   p.tiles = static_cast<int>(ceil_div(p.seqlen, kTile));
   if (p.tiles < 1) p.tiles = 1;
   p.tile = static_cast<int>(ceil_div(p.seqlen, p.tiles));
@@ -231,7 +186,22 @@ void set_shape(ConvArgs& p, const Attrs& a, const Shape& x) {
   p.chunks = static_cast<int>(ceil_div(p.columns, 32 * vector_width(a, x)));
 }
 
-Runs item_runs(const ConvArgs& p) { return Runs(p.items, kMaxRuns, kWalkers); }
+Runs item_runs(const ConvArgs& p) { return Runs(p.items, kMaxRuns, p.rows > 0 ? 1 : kWalkers); }
+
+MemberArray<const int32_t> targets_of(const CudaCall& call, size_t at) {
+  return at < call.in.size() ? member_array<const int32_t>(call.in[at])
+                             : MemberArray<const int32_t>{};
+}
+
+/// `bytes` of shared memory a block.
+template <class Kernel>
+void launch_rows(Kernel kernel, int64_t blocks, const ConvArgs& p, int64_t bytes, int members,
+                 CUstream_st* stream) {
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             static_cast<int>(bytes)),
+        "cudaFuncSetAttribute");
+  kernel<<<member_grid(blocks, members), kRowThreads, static_cast<size_t>(bytes), stream>>>(p);
+}
 
 /// Calls f<width, columns of a thread>().
 template <class F>
@@ -273,10 +243,16 @@ void launch_fwd(const CudaCall& call, CUstream_st* stream) {
   ConvArgs p{};
   p.x = slices<const float>(call.in[0]), p.weight = slices<const float>(call.in[1]);
   p.bias = slices<const float>(call.in[2]), p.out = slices<float>(call.out[0]);
+  p.targets = targets_of(call, 3);
   set_shape(p, a, *call.in[0].shape);
   const dim3 grid = member_grid(ceil_div(p.items, kWalkers) * p.chunks, call.members);
   with_width(a.width, vector_width(a, *call.in[0].shape), [&]<int kWidth, int kVec>() {
-    convolve<kWidth, kVec><<<grid, kThreads, 0, stream>>>(p);
+    if (p.rows > 0) {
+      launch_rows(convolve_rows<kWidth>, p.items, p,
+                  tile_bytes(p.columns, p.channels, kWidth, false), call.members, stream);
+    } else {
+      convolve<kWidth, kVec><<<grid, kThreads, 0, stream>>>(p);
+    }
   });
   check_launch("causal_conv1d");
 }
@@ -296,12 +272,18 @@ void launch_bwd(const CudaCall& call, CUstream_st* stream) {
   p.weight = slices<const float>(call.in[2]), p.bias = slices<const float>(call.in[3]);
   p.out = slices<float>(call.out[0]);
   if (want_weights) p.partial = slices<float>(call.workspace);
+  p.targets = targets_of(call, 4);
   set_shape(p, a, *call.in[1].shape);
   const Runs runs = item_runs(p);
   p.run = runs.size;
   const dim3 grid = member_grid(runs.count * p.chunks, call.members);
   with_width(a.width, vector_width(a, *call.in[1].shape), [&]<int kWidth, int kVec>() {
-    convolve_bwd<kWidth, kVec><<<grid, kThreads, 0, stream>>>(p);
+    if (p.rows > 0) {
+      launch_rows(convolve_rows_bwd<kWidth>, runs.count, p,
+                  tile_bytes(p.columns, p.channels, kWidth, true), call.members, stream);
+    } else {
+      convolve_bwd<kWidth, kVec><<<grid, kThreads, 0, stream>>>(p);
+    }
   });
   check_launch("causal_conv1d_bwd");
   if (!want_weights) return;

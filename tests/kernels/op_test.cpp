@@ -493,6 +493,15 @@ TEST(Op, ShapeRulesRefuseWithTheActualShapes) {
             "[swiglu] the last axis holds value and gate and must be even, is (2, 3, 7)");
   EXPECT_EQ(message(Op::kCausalConv1d, CausalConv1dAttrs{5, 3, 4}, {x, x, x}),
             "[causal_conv1d] channels 5..8 exceed x (2, 3, 7)");
+  const OpArray taps = random_array("t", {7, 1, 4}), targets = integer_array({2, 2}, {0, 0, 0, 0});
+  EXPECT_EQ(message(Op::kCausalConv1d, CausalConv1dAttrs{0, 7, 4}, {x, taps}),
+            "[causal_conv1d] takes 3 or 4 operands, got 2");
+  EXPECT_EQ(
+      message(Op::kCausalConv1d, CausalConv1dAttrs{0, 7, 4}, {x, taps, absent_array(), targets}),
+      "[causal_conv1d] targets must be (2, 3), is (2, 2)");
+  EXPECT_EQ(
+      message(Op::kCausalConv1dBwd, CausalConv1dAttrs{0, 7, 4}, {x, x, taps, absent_array(), x}),
+      "[causal_conv1d_bwd] targets has the wrong element type");
   EXPECT_EQ(message(Op::kEmbedding, {}, {x, x}),
             "[embedding] tokens must be integers (batch, seqlen), is (2, 3, 7)");
   EXPECT_EQ(message(Op::kCrossEntropy, CrossEntropyAttrs{9}, {x, x}),

@@ -110,6 +110,20 @@ TEST(LastLayer, ScansAtThePositionWhereTheDeviceTakesThem) {
   }
 }
 
+TEST(LastLayer, ConvolutionsHaveTheTargets) {
+  for (const ModelConfig& config : configs()) {
+    const Graph graph = training(config, at_one_position(true)).graph;
+    for (const Node& node : graph.nodes()) {
+      if (node.op == Op::kCausalConv1d) {
+        EXPECT_EQ(node.inputs.size(), 4u) << config.mixer;
+      }
+      if (node.op == Op::kCausalConv1dBwd) {
+        EXPECT_EQ(node.inputs.size(), 5u) << config.mixer;
+      }
+    }
+  }
+}
+
 TEST(LastLayer, EverythingBehindTheRecurrenceHasOneRowASequence) {
   for (const ModelConfig& config : configs()) {
     const Graph graph = training(config, at_one_position(true)).graph;

@@ -225,6 +225,12 @@ std::vector<Case> conv_cases(bool backward) {
   add(3, 161, 386, 128, 256, 4);
   for (const int begin : {1, 2}) add(3, 33, 12, begin, 6, 4);
   for (const int seqlen : {15, 16, 17}) add(3, seqlen, 66, 2, 64, 4);
+  add(40, 161, 386, 128, 256, 4);  // runs of several tiles
+  add(3, 33, 600, 7, 590, 4);      // more channels than threads of a block
+  // Rows too wide for shared memory.
+  add(3, 37, 1300, 128, 1100, 4);
+  add(3, 37, 1301, 5, 700, 4);
+  add(2, 33, 1100, 3, 900, 8);
   for (const int columns : {41, 42}) {
     out.push_back({extents({3, 37, columns}) + "_nobias", CausalConv1dAttrs{2, 38, 4},
                    [=](const std::string& text) {

@@ -1,4 +1,4 @@
-// The scans that are given targets: rows up to a sequence's last target have the bits, and gradients the values, of those without;
+// The scans and the convolution that are given targets: rows up to a sequence's last target have the bits, and gradients the values, of those without;
 // what lies behind is finite forwards.
 #include <gtest/gtest.h>
 
@@ -92,6 +92,56 @@ TEST_P(CudaUsedTokens, WhatIsReadIsAsWithoutTargets) {
             << where << " " << i;
       }
     }
+  }
+}
+
+struct ConvShape {
+  int batch, seqlen, columns, begin, channels, width;
+};
+
+TEST(CudaUsedTokensOfConvolution, WhatIsReadIsAsWithoutTargets) {
+  const std::string reason = reason_to_skip();
+  if (!reason.empty()) GTEST_SKIP() << reason;
+  for (const ConvShape& s : {ConvShape{6, 17, 40, 4, 32, 4},
+                             {6, 161, 386, 128, 256, 4},
+                             {64, 161, 386, 128, 256, 4},
+                             {6, 40, 41, 5, 33, 3},
+                             {23, 3, 9, 2, 5, 8},
+                             {6, 1, 9, 0, 9, 4},
+                             {6, 40, 1300, 128, 1100, 4},
+                             {6, 40, 1301, 5, 700, 8}}) {
+    const std::string where = extents({s.batch, s.seqlen, s.columns, s.begin, s.channels, s.width});
+    const Shape rows{s.batch, s.seqlen, s.columns};
+    const Arrays in = rounded({random_array(where + "x", rows, -2, 2),
+                               random_array(where + "w", {s.channels, 1, s.width}, -0.5, 0.5),
+                               random_array(where + "b", {s.channels}, -0.5, 0.5)});
+    const OpArray targets = one_target(where, s.batch, s.seqlen);
+    const std::vector<int> lengths = used(targets);
+    const auto run = [&](Op op, Arrays operands, const OpArray& last) {
+      operands.push_back(last);
+      return run_op_cuda(op, CausalConv1dAttrs{s.begin, s.channels, s.width}, {operands},
+                         Precision::kFp32)[0]
+          .outputs;
+    };
+    const OpArray whole = run(Op::kCausalConv1d, in, absent_array())[0],
+                  part = run(Op::kCausalConv1d, in, targets)[0];
+    // What is behind is not read, so it may be anything there.
+    Arrays zero = {rounded({random_array(where + "dy", rows)})[0], in[0], in[1], in[2]};
+    Arrays unread = zero;
+    size_t different = 0;
+    const auto width = static_cast<size_t>(s.columns), T = static_cast<size_t>(s.seqlen);
+    for (size_t i = 0; i < whole.data.size(); ++i) {
+      const bool is_used = static_cast<int>(i / width % T) < lengths[i / width / T];
+      different += part.data[i] != (is_used ? whole.data[i] : 0) ? 1 : 0;
+      if (is_used) continue;
+      zero[0].data[i] = 0;
+      unread[0].data[i] = unread[1].data[i] = std::nan("");
+    }
+    EXPECT_EQ(different, 0u) << where;
+    const Arrays gradients = run(Op::kCausalConv1dBwd, unread, targets),
+                 expected = run(Op::kCausalConv1dBwd, zero, absent_array());
+    for (size_t i = 0; i < expected.size(); ++i)
+      EXPECT_TRUE(gradients[i].data == expected[i].data) << where << " " << i;
   }
 }
 
