@@ -85,6 +85,14 @@ void expect_targets(Op op, Inputs in, size_t i, const Shape& proj) {
     expect(op, in, i, "targets", {proj[0], proj[1]}, DType::kInt32);
 }
 
+/// The same, of rows (batch, seqlen, columns).
+void expect_row_targets(Op op, Inputs in, size_t i, const Shape& rows) {
+  if (i >= in.size() || in[i] == nullptr) return;
+  if (rows.rank() != 3)
+    fail(op, "rows with targets must be (batch, seqlen, columns), are " + rows.text());
+  expect_targets(op, in, i, rows);
+}
+
 void check_angles(Op op, const Mamba3ScanAttrs& a) {
   if (a.nangles < 0 || 2 * a.nangles > a.d_state) {
     fail(op, "2 * nangles must be in 0..d_state: " + std::to_string(a.nangles) + ", " +
@@ -415,7 +423,11 @@ std::vector<ValueType> infer(Op op, const Attributes& attributes, Inputs in) {
     }
     case Op::kLinearBwdX:
     case Op::kLinearBwd: {
-      expect_count(op, in, op == Op::kLinearBwd ? 3 : 2);
+      if (op == Op::kLinearBwd) {
+        expect_addend_count(op, in, 3);
+      } else {
+        expect_count(op, in, 2);
+      }
       const ValueType &dy = operand(op, in, 0, "dy"), &w = operand(op, in, 1, "weight");
       if (w.shape.rank() != 2 || dy.shape.last() != w.shape[0]) {
         fail(op, "dy (.., out) and weight (out, in) must agree in `out`: dy " + dy.shape.text() +
@@ -424,6 +436,7 @@ std::vector<ValueType> infer(Op op, const Attributes& attributes, Inputs in) {
       const Shape x = with_last(dy.shape, w.shape[1]);
       if (op == Op::kLinearBwdX) return {{DType::kReal, x}};
       expect(op, in, 2, "x", x);
+      expect_row_targets(op, in, 3, dy.shape);
       return {{DType::kReal, x}, {DType::kReal, w.shape}};
     }
     case Op::kLinearBwdW: {

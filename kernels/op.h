@@ -24,7 +24,7 @@ enum class Op {
   kLinear,           ///< (x, weight, [addend]) -> x weight^T [+ addend]
   kLinearBwdX,       ///< (dy, weight) -> dy weight
   kLinearBwdW,       ///< (dy, x) -> dy^T x
-  kLinearBwd,        ///< (dy, weight, x) -> dx = dy weight, dweight = dy^T x
+  kLinearBwd,        ///< (dy, weight, x, [targets]) -> dx = dy weight, dweight = dy^T x
   kRmsNorm,          ///< (x, weight) -> y
   kRmsNormBwd,       ///< (dy, x, weight, [addend]) -> dx [+ addend], dweight
   kSwiglu,           ///< (ug) -> u * silu(g)
@@ -104,6 +104,7 @@ struct Mamba3ScanAttrs {
 /// [targets], which may be left out as an addend may, of either scan and of the convolution: (batch, seqlen) int32. Whoever gives
 /// them reads nothing behind a sequence's last target (position 0 without one), and dy is zero there: results behind it are then
 /// any finite numbers, gradients zero. The same numbers otherwise, for less work where sequences of a batch differ in length.
+/// [targets] of linear_bwd, (batch, seqlen) as the leading extents of dy, promise the same.
 
 /// mamba2_scan: everything between the convolution and out_proj of a Mamba-2 block. Source: models.md section 6.
 ///   proj   (batch, seqlen, d_proj), columns [z d_in | x d_in | B G*N | C G*N | dd_dt H], x B C already convolved

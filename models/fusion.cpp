@@ -210,6 +210,31 @@ void fuse_linear_bwd(Fusing& f, const Graph& graph,
   }
 }
 
+/// The targets that a scan's gradient was given, kNoValue where none was.
+ValueId targets_of_scans(const std::vector<Node>& nodes) {
+  for (const Node& node : nodes) {
+    const size_t count = node.inputs.size();
+    if (node.op == Op::kMamba3ScanAtBwd || node.op == Op::kMamba2ScanAtBwd)
+      return node.inputs[count - 2];  // o follows
+    if ((node.op == Op::kMamba3ScanBwd && count == 13) ||
+        (node.op == Op::kMamba2ScanBwd && count == 9))
+      return node.inputs[count - 1];
+  }
+  return kNoValue;
+}
+
+/// What a scan was promised holds for the linear layers around it: cotangents are zero behind the targets.
+void give_targets(Fusing& f, const Graph& graph) {
+  const ValueId targets = targets_of_scans(f.nodes);
+  if (targets == kNoValue) return;
+  const Shape& shape = graph.value(targets).type.shape;
+  for (Node& node : f.nodes) {
+    if (node.op != Op::kLinearBwd || node.inputs.size() != 3) continue;
+    const Shape& dy = graph.value(node.inputs[0]).type.shape;
+    if (dy.rank() == 3 && dy[0] == shape[0] && dy[1] == shape[1]) node.inputs.push_back(targets);
+  }
+}
+
 }  // namespace
 
 Graph fused(const Graph& graph, std::span<const ValueId> keep,
@@ -217,6 +242,7 @@ Graph fused(const Graph& graph, std::span<const ValueId> keep,
   Fusing f(graph, keep);
   fuse_head(f, graph, takes);
   fuse_linear_bwd(f, graph, takes);
+  give_targets(f, graph);
   fuse_addends(f);
   return graph.with_nodes(f.left());
 }

@@ -17,7 +17,8 @@ namespace statelab {
 ///            reads what lies between and both directions have the same eps, classes and operands: the same equations, rounded
 ///            in another order
 ///   linear   linear_bwd_x and linear_bwd_w of one dy become one linear_bwd where `takes` it and nothing up to the second reads
-///            what the first writes: it stands where the second stood. The same equations
+///            what the first writes: it stands where the second stood. The same equations. Where a scan was given targets it is
+///            given them too
 /// None where a parameter or state would be read on the other side of its update.
 Graph fused(const Graph& graph, std::span<const ValueId> keep,
             const std::function<bool(const CallShapes&)>& takes);

@@ -354,7 +354,12 @@ void launch_bwd(const CudaCall& call, CUstream_st* stream) {
     q.weight = weight.at<const float>(0), q.weight_member = elements(weight);
     q.x = x.at<const float>(0), q.x_member = elements(x);
     q.dx = dx.at<float>(0), q.dx_member = elements(dx);
-    q.parts = to.at<float>(0), q.parts_member = elements(to);
+    q.parts = to.at<float>(0), q.parts_member = elements(to), q.part_stride = dw.shape->size();
+    if (call.in.size() > 3 && call.in[3].data != nullptr) {
+      const Operand& targets = call.in[3];
+      q.targets = targets.at<const int32_t>(0), q.targets_member = elements(targets);
+      q.seqlen = targets.shape->last();
+    }
     if (launch_row_gradients(q, call.members, stream)) return launch_sum(call, parts, stream);
   }
   const Operand of_x[] = {dy, weight}, of_w[] = {dy, x};

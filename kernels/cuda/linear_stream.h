@@ -39,8 +39,12 @@ struct RowGradients {
   const float *dy, *weight, *x;
   float *dx, *parts;
   int64_t dy_member, weight_member, x_member, dx_member, parts_member;
+  int64_t part_stride;  ///< floats from part to part
   int64_t rows;
   int n, k;
+  const int32_t* targets;  ///< (rows / seqlen, seqlen), see linear_bwd in kernels/op.h; or null
+  int64_t targets_member;
+  int seqlen;
 };
 
 /// As row_reduction_parts(), of launch_row_gradients().

@@ -59,7 +59,10 @@ TEST(Graph, WhatIsAddedHasTheShapeAndTypeOfTheSum) {
   EXPECT_EQ(refusal(Op::kLinear, {}, {x, w, kNoValue}), "");
   const ValueId dy = g.parameter("dy", {4, 3});
   EXPECT_EQ(refusal(Op::kLinearBwd, {}, {dy, w, x}), "");
-  EXPECT_EQ(refusal(Op::kLinearBwd, {}, {dy, w}), "[linear_bwd] takes 3 operands, got 2");
+  EXPECT_EQ(refusal(Op::kLinearBwd, {}, {dy, w}), "[linear_bwd] takes 3 or 4 operands, got 2");
+  const ValueId targets = g.state("targets", DType::kInt32, {2, 2});
+  EXPECT_EQ(refusal(Op::kLinearBwd, {}, {dy, w, x, targets}),
+            "[linear_bwd] rows with targets must be (batch, seqlen, columns), are (4, 3)");
   EXPECT_EQ(refusal(Op::kLinearBwd, {}, {x, w, x}),
             "[linear_bwd] dy (.., out) and weight (out, in) must agree in `out`: dy (4, 8), weight "
             "(3, 8)");
