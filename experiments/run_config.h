@@ -29,7 +29,7 @@ struct OptimizerConfig {
 
 struct TrainConfig {
   int batch = 256;
-  std::string precision = "fp32";  ///< fp32 | tf32 | bf16; the CPU computes and records fp32
+  std::string precision = "tf32";  ///< fp32 | tf32 | bf16; the CPU computes and records fp32
   OptimizerConfig optimizer;
   ScheduleConfig schedule;
   std::vector<StageConfig> curriculum;

@@ -25,7 +25,12 @@ std::vector<int64_t> cuda_workspaces(const CallTable& calls) {
 }
 
 Graph fused_for_cuda(const Graph& graph, std::span<const ValueId> keep) {
-  return fused(graph, keep, [](const CallShapes& shapes) { return cuda_limit(shapes).empty(); });
+  return fused(graph, keep, [](const CallShapes& shapes) {
+    // For few rows the weight, which every block splits anew, weighs more than reading dy twice.
+    constexpr int64_t kFewestRows = 2048;
+    if (shapes.op == Op::kLinearBwd && shapes.in[0]->shape.rows() < kFewestRows) return false;
+    return cuda_limit(shapes).empty();
+  });
 }
 
 CudaProgram::CudaProgram(const Graph& graph, MemberStore& store, CudaStream& stream,

@@ -102,13 +102,13 @@ TEST(RunConfig, CanonicalJsonIsPinned) {
       R"("task":{"bos":false,"name":"parity","profile":"xlstm","supervision":"last"},)"
       R"("train":{"batch":256,"bucket_multiple":8,"curriculum":[{"length":[3,40],"steps":2000}],"init_from":"none",)"
       R"("optimizer":{"betas":[0.9,0.999],"clip_norm":1,"eps":1e-08,"lr":0.001,"name":"adamw","weight_decay":0.1},)"
-      R"("precision":"fp32","schedule":{"name":"cosine","per_stage":true,"reset_optimizer":false,"warmup":0.1}}})");
+      R"("precision":"tf32","schedule":{"name":"cosine","per_stage":true,"reset_optimizer":false,"warmup":0.1}}})");
 }
 
 TEST(RunConfig, IdIsTheSha256OfTheCanonicalText) {
   // sha256sum of the text that CanonicalJsonIsPinned shows, without a line end.
   EXPECT_EQ(run_id(checked_default()),
-            "e16c3e75d80ab6ddd0d1ea436829ca5fd9e060a47bec961478a1302d6c60d4ea");
+            "a12718747714015d5cd1e9cb729aea7e9b6112a1acb64d65a31bc727bbed965b");
 }
 
 TEST(RunConfig, WhatTheMixerNeverReadsDoesNotTellRunsApart) {

@@ -137,5 +137,18 @@ TEST(LastLayer, EverythingBehindTheRecurrenceHasOneRowASequence) {
   }
 }
 
+TEST(LastLayer, LinearLayersAreGivenTheTargetsThatTheScansAreGiven) {
+  for (const ModelConfig& config : configs()) {
+    const Training t = training(config, at_one_position(true));
+    const Graph graph = fused(t.graph, t.results, [](const CallShapes&) { return true; });
+    int given = 0;
+    for (const Node& node : graph.nodes()) {
+      if (node.op == Op::kLinearBwd) given += node.inputs.size() > 3 ? 1 : 0;
+    }
+    const bool mamba = config.mixer == "mamba3" || config.mixer == "mamba2";
+    EXPECT_EQ(given > 0, mamba) << config.mixer;
+  }
+}
+
 }  // namespace
 }  // namespace statelab

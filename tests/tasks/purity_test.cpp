@@ -81,6 +81,18 @@ TEST(Draw, SupervisionChangesTargetsOnly) {
   }
 }
 
+TEST(Draw, HasOneTargetWhereTheTaskSaysSo) {
+  for (const Case& c : every_task()) {
+    const auto task = make_task(c.config);
+    EXPECT_EQ(task->one_target(), c.config.supervision == "last") << c.label;
+    for (uint32_t sample = 0; sample < 50 && task->one_target(); ++sample) {
+      const Sample s = draw_one(*task, {5, Stream::kTrain}, 1, sample, c.lengths);
+      EXPECT_EQ(std::count_if(s.targets.begin(), s.targets.end(), [](int t) { return t >= 0; }), 1)
+          << c.label;
+    }
+  }
+}
+
 TEST(Draw, PrefixesOfOneSampleAgreeAcrossLengths) {
   // Counters name the position, so a longer row begins like a shorter one.
   const auto task = make_task(config_of("cycle_navigation", "slice"));

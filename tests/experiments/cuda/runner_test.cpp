@@ -102,7 +102,7 @@ TEST_F(CudaRunner, RunsBegunOnTheDeviceAreRefusedOnTheCpuUnlessRestarted) {
 
 TEST_F(CudaRunner, ExecutionsNameDeviceLibrariesAndThePrecisionOfEachRun) {
   RunConfig fp32 = tiny_run(1, 0.01), tf32 = fp32;
-  tf32.train.precision = "tf32";
+  fp32.train.precision = "fp32", tf32.train.precision = "tf32";
   ASSERT_NE(shape_key(fp32), shape_key(tf32));  // one cohort has one precision
   ProgressSink silent;
   const std::vector<NamedRun> runs = {{fp32, "fp32"}, {tf32, "tf32"}};
