@@ -5,7 +5,7 @@
 // and fp32, goes through the kernel below, whose block computes a 64 x 64 tile of one member's result. There every result
 // element is one sum in the order of k. dW sums fixed runs of rows into the workspace, then the runs in order.
 //
-// bf16 is what tf32 is here: with single bf16 operands in these products no run of 24 learned parity at d_model 32, in three tries
+// bf16 is what tf32 is here, and neither drops below 16 bits of an operand up to 416 columns: with single bf16 operands in these products no run of 24 learned parity at d_model 32, in three tries
 // (experiments/configs/parity_sweep), and they would save a few per cent of a step.
 #include <algorithm>
 #include <type_traits>
@@ -199,6 +199,14 @@ int64_t elements(const Operand& x) { return x.stride_bytes / static_cast<int64_t
 
 bool streams(const CudaCall& call) { return call.precision != Precision::kFp32; }
 
+/// Arithmetic of the kernel above. What the kernels of linear_stream.h leave to it because it is odd or narrow, it multiplies in fp32
+/// in every precision: with tf32's 11 bits no model of d_model 32 learned parity. Wide layers are multiplied in tf32.
+Precision precision_of_tiles(const CudaCall& call, int n, int k) {
+  constexpr int kWidest = 416;
+  return call.precision == Precision::kFp32 || (n <= kWidest && k <= kWidest) ? Precision::kFp32
+                                                                              : Precision::kTf32;
+}
+
 /// Of the op's first operand, its rows, with the second.
 RowProduct row_product(const CudaCall& call, int k, int n, int weight_n, int weight_k) {
   RowProduct q{};
@@ -223,7 +231,7 @@ void launch_fwd(const CudaCall& call, CUstream_st* stream) {
   p.addend = q.addend, p.addend_member = q.addend_member;
   p.c = q.y, p.c_member = q.y_member;
   p.k = p.split_k = w[1];
-  launch_product<true, true>(p, 1, call.members, call.precision, stream);
+  launch_product<true, true>(p, 1, call.members, precision_of_tiles(call, w[0], w[1]), stream);
 }
 
 void launch_bwd_x(const CudaCall& call, CUstream_st* stream) {
@@ -236,7 +244,7 @@ void launch_bwd_x(const CudaCall& call, CUstream_st* stream) {
   p.b = {q.weight, q.weight_member, w[1], w[1]};
   p.c = q.y, p.c_member = q.y_member;
   p.k = p.split_k = w[0];
-  launch_product<true, false>(p, 1, call.members, call.precision, stream);
+  launch_product<true, false>(p, 1, call.members, precision_of_tiles(call, w[0], w[1]), stream);
 }
 
 // ---- dW
@@ -326,7 +334,8 @@ void launch_bwd_w(const CudaCall& call, CUstream_st* stream) {
   p.b = {q.x, q.x_member, x.last(), x.last()};
   p.c = to(parts).at<float>(0), p.c_member = elements(to(parts)), p.c_split = n;
   p.k = dy.rows(), p.split_k = splits.rows;
-  launch_product<false, false>(p, parts, call.members, call.precision, stream);
+  launch_product<false, false>(p, parts, call.members,
+                               precision_of_tiles(call, dy.last(), x.last()), stream);
   if (parts == 1) return;
   sum_splits<<<member_grid(ceil_div(n, 256), call.members), 256, 0, stream>>>(
       p.c, p.c_member, n, parts, call.out[0].at<float>(0), elements(call.out[0]), n);
