@@ -406,8 +406,8 @@ double largest_difference(const OpArray& actual, const OpArray& expected, bool a
 
 /// The gradient of an absent operand says nothing.
 bool is_compared(Op op, const Arrays& operands, size_t output) {
-  const bool one_each = op == Op::kMamba3ScanBwd || op == Op::kGatedDeltaScanBwd ||
-                        op == Op::kMamba3ScanAtBwd;
+  const bool one_each =
+      op == Op::kMamba3ScanBwd || op == Op::kGatedDeltaScanBwd || op == Op::kMamba3ScanAtBwd;
   return !one_each || !operands[output + 1].absent;
 }
 
