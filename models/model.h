@@ -39,7 +39,7 @@ struct ForwardGraph {
   ValueId loss = kNoValue, accuracy = kNoValue;  ///< kNoValue without a loss
   std::vector<ValueId> parameters;               ///< in the order of parameter_specs()
   /// Per layer l, prefix "backbone.layers.l.mixer.": "proj", what the recurrence reads (batch, seqlen, columns of its op),
-  /// convolved where there is a convolution; mamba3's "Phi" (batch, seqlen, H, S); lstm's "gates" (batch, seqlen,
+  /// convolved where there is a convolution; mamba3's "Phi" (batch, seqlen, H, S), but of a scan at one position; lstm's "gates" (batch, seqlen,
   /// [i | f | g | o]) after their activation.
   std::vector<ObservableValue> observable;
 };

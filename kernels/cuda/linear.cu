@@ -5,8 +5,9 @@
 // and fp32, goes through the kernel below, whose block computes a 64 x 64 tile of one member's result. There every result
 // element is one sum in the order of k. dW sums fixed runs of rows into the workspace, then the runs in order.
 //
-// bf16 is what tf32 is here, and neither drops below 16 bits of an operand up to 416 columns: with single bf16 operands in these products no run of 24 learned parity at d_model 32, in three tries
-// (experiments/configs/parity_sweep), and they would save a few per cent of a step.
+// bf16 is what tf32 is here: with single bf16 operands in these products no run of 24 learned parity at d_model 32, in three tries
+// (experiments/configs/parity_sweep), and they would save a few per cent of a step. Neither drops below 16 bits of an operand up
+// to 416 columns; wider layers that are left over take tf32's 11.
 #include <algorithm>
 #include <type_traits>
 
@@ -199,8 +200,8 @@ int64_t elements(const Operand& x) { return x.stride_bytes / static_cast<int64_t
 
 bool streams(const CudaCall& call) { return call.precision != Precision::kFp32; }
 
-/// Arithmetic of the kernel above. What the kernels of linear_stream.h leave to it because it is odd or narrow, it multiplies in fp32
-/// in every precision: with tf32's 11 bits no model of d_model 32 learned parity. Wide layers are multiplied in tf32.
+/// Arithmetic of the kernel above. What the kernels of linear_stream.h leave to it because it is odd, narrow or of few rows, it multiplies
+/// in fp32 in every precision: with tf32's 11 bits d_model 32 learned parity in 0 to 3 of 24 runs. Wide layers are multiplied in tf32.
 Precision precision_of_tiles(const CudaCall& call, int n, int k) {
   constexpr int kWidest = 416;
   return call.precision == Precision::kFp32 || (n <= kWidest && k <= kWidest) ? Precision::kFp32

@@ -8,7 +8,6 @@
 //   numerics  fp32 in every precision; a warp sums its tokens in a fixed order, then the warps in order
 #include "kernels/cuda/kernels.h"
 #include "kernels/cuda/scan_at.cuh"
-#include "kernels/cuda/shared_memory.cuh"
 
 namespace statelab::cuda {
 namespace {

@@ -40,7 +40,7 @@ std::string scan_at_limit(const ScanAt& a, int seqlen);
 struct ScanAtArgs {
   ScanAt a;
   int seqlen;
-  bool vectors;  // rows of proj and y start at even offsets: two neighbouring reals load together
+  bool vectors;  // rows of proj and dproj, and what heads have of them, start at even offsets
   int angles;    // columns of psi that a token has
   float a_floor, eps;
   ScanAtSums slot;

@@ -456,6 +456,10 @@ std::string scan_at_limit(const ScanAt& a, int seqlen) {
   };
   if (a.headdim > 128) return text("headdim", a.headdim);
   if (a.d_state > 128) return text("d_state", a.d_state);
+  const int64_t of_tokens = 4 * int64_t{seqlen} * (4 * a.nheads + 2 * scan_at_angles(a));
+  if (of_tokens > shared_bytes_per_block())
+    return std::to_string(seqlen) + " positions need at least " + std::to_string(of_tokens) +
+           " bytes of shared memory";
   const int bytes = shared_bytes(a, ScanAtMemory(a, scan_at_angles(a), seqlen)),
             most = shared_bytes_per_block();
   if (bytes <= most) return {};

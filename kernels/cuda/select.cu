@@ -1,8 +1,8 @@
 // select: y_b = the row of x at sequence b's supervised position (its last target, the first position without one);
 // select_bwd: dx = dy there, zeros elsewhere.
 //
-// A warp takes a sequence, backward a run of its rows.
-//   launch    grid x: groups of warps, y: members
+// A warp takes a sequence, backward a block.
+//   launch    grid x: groups of warps, backward sequences; y: members
 //   traffic   the targets, a row a sequence; backward all of dx
 #include "kernels/cuda/kernels.h"
 #include "kernels/cuda/reduce.cuh"

@@ -127,11 +127,10 @@ TEST(LastLayer, ConvolutionsHaveTheTargets) {
 TEST(LastLayer, EverythingBehindTheRecurrenceHasOneRowASequence) {
   for (const ModelConfig& config : configs()) {
     const Graph graph = training(config, at_one_position(true)).graph;
-    const auto last_linear =
-        std::find_if(graph.nodes().rbegin(), graph.nodes().rend(),
-                     [](const Node& node) { return node.op == Op::kCrossEntropy; });
-    ASSERT_NE(last_linear, graph.nodes().rend());
-    EXPECT_EQ(graph.value(last_linear->inputs[0]).type.shape[1], 1) << config.mixer;
+    const auto loss = std::find_if(graph.nodes().rbegin(), graph.nodes().rend(),
+                                   [](const Node& node) { return node.op == Op::kCrossEntropy; });
+    ASSERT_NE(loss, graph.nodes().rend());
+    EXPECT_EQ(graph.value(loss->inputs[0]).type.shape[1], 1) << config.mixer;
     EXPECT_EQ(count(graph, Op::kSelectBwd),
               count(graph, Op::kMamba3ScanAt) + count(graph, Op::kMamba2ScanAt) == 1 ? 1 : 2);
   }
