@@ -4,6 +4,7 @@
 #include <stdexcept>
 
 #include "kernels/error.h"
+#include "kernels/scan_at.h"
 #include "models/graph.h"
 
 namespace statelab {
@@ -44,9 +45,8 @@ Ids rule(Graph& g, const Node& node, const Ids& dout, const std::vector<char>& w
     case Op::kMamba3Scan:
     case Op::kMamba2Scan:
     case Op::kGatedDeltaScan: {
-      const size_t targets = node.op == Op::kMamba3Scan   ? 8
-                             : node.op == Op::kMamba2Scan ? 5
-                                                          : in.size();  // their place
+      // The scans at one position have the same operands up to the targets, which come last here.
+      const auto targets = static_cast<size_t>(ScanAtOperands(node.op == Op::kMamba3Scan).targets);
       const auto behind = in.begin() + static_cast<std::ptrdiff_t>(std::min(targets, in.size()));
       Ids operands = {dy};
       operands.insert(operands.end(), in.begin(), behind);

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <optional>
 
+#include "kernels/scan_at.h"
+
 namespace statelab {
 namespace {
 
@@ -83,14 +85,6 @@ void fuse_addends(Fusing& f) {
       break;
     }
   }
-}
-
-bool takes_node(const Node& node, const Graph& graph,
-                const std::function<bool(const CallShapes&)>& takes) {
-  std::vector<const ValueType*> in;
-  for (const ValueId id : node.inputs) in.push_back(&graph.value(id).type);
-  const std::vector<ValueType> out = infer(node.op, node.attributes, in);
-  return takes({node.op, &node.attributes, in, out});
 }
 
 double eps(const Node& norm) { return std::get<RmsNormAttrs>(norm.attributes).eps; }
@@ -216,8 +210,12 @@ ValueId targets_of_scans(const std::vector<Node>& nodes) {
     const size_t count = node.inputs.size();
     if (node.op == Op::kMamba3ScanAtBwd || node.op == Op::kMamba2ScanAtBwd)
       return node.inputs[count - 2];  // o follows
-    if ((node.op == Op::kMamba3ScanBwd && count == 13) ||
-        (node.op == Op::kMamba2ScanBwd && count == 9))
+    // dy, the operands up to the targets, what forward kept, the targets.
+    auto given = [&](Op op, bool mamba3, int kept) {
+      return node.op == op &&
+             count == static_cast<size_t>(1 + ScanAtOperands(mamba3).targets + kept + 1);
+    };
+    if (given(Op::kMamba3ScanBwd, true, 3) || given(Op::kMamba2ScanBwd, false, 2))
       return node.inputs[count - 1];
   }
   return kNoValue;
@@ -236,6 +234,15 @@ void give_targets(Fusing& f, const Graph& graph) {
 }
 
 }  // namespace
+
+bool takes_node(const Node& node, const Graph& graph,
+                const std::function<bool(const CallShapes&)>& takes) {
+  std::vector<const ValueType*> in;
+  for (const ValueId id : node.inputs)
+    in.push_back(id == kNoValue ? nullptr : &graph.value(id).type);
+  const std::vector<ValueType> out = infer(node.op, node.attributes, in);
+  return takes({node.op, &node.attributes, in, out});
+}
 
 Graph fused(const Graph& graph, std::span<const ValueId> keep,
             const std::function<bool(const CallShapes&)>& takes) {

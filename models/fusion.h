@@ -9,6 +9,10 @@
 
 namespace statelab {
 
+/// Does `takes` accept the shapes of this node, whose outputs need not exist yet? Throws ShapeError as Graph::apply() would.
+bool takes_node(const Node& node, const Graph& graph,
+                const std::function<bool(const CallShapes&)>& takes);
+
 /// `graph`, which verify_graph() passes, with fewer nodes: the same values under the same ids, and verify_graph() passes it too.
 /// Values in `keep` are still written, and what no node writes any more is read by none.
 ///   addends  a sum whose one term is a linear or the dx of rms_norm_bwd, read by nothing else, becomes that node's addend: the

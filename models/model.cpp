@@ -5,6 +5,7 @@
 #include <stdexcept>
 
 #include "kernels/cuda/kernel.h"
+#include "models/fusion.h"
 #include "models/program.h"
 
 namespace statelab {
@@ -161,19 +162,6 @@ ModelConfig computed_on(const ComputeDevice& device, ModelConfig c) {
   return c;
 }
 
-namespace {
-
-/// Does the device take this node?
-bool takes(const Graph& graph, Op op, const Attributes& attributes,
-           const std::vector<ValueId>& operands, const Needed& needed) {
-  std::vector<const ValueType*> in;
-  for (const ValueId id : operands) in.push_back(id == kNoValue ? nullptr : &graph.value(id).type);
-  const std::vector<ValueType> out = infer(op, attributes, in);
-  return needed.takes({op, &attributes, in, out});
-}
-
-}  // namespace
-
 ForwardGraph build_forward(Graph& graph, const ModelConfig& c, ValueId step, int batch, int seqlen,
                            bool with_loss, const Needed& needed) {
   ForwardGraph f;
@@ -215,7 +203,7 @@ ForwardGraph build_forward(Graph& graph, const ModelConfig& c, ValueId step, int
     ValueId y;
     auto scan_at = [&](Op op, const Attributes& attributes, std::vector<ValueId> operands) {
       operands.push_back(f.targets);
-      at_position = one_position && takes(graph, op, attributes, operands, needed);
+      at_position = one_position && takes_node({op, attributes, operands, {}}, graph, needed.takes);
       if (at_position) y = graph.apply1(op, attributes, operands);
       return at_position;
     };

@@ -5,18 +5,11 @@
 
 #include <algorithm>
 
-#include "models/member_store.h"
-#include "models/model.h"
-#include "models/program.h"
+#include "tests/models/training_graph.h"
 #include "tests/support/random.h"
 
 namespace statelab {
 namespace {
-
-struct Training {
-  Graph graph;
-  std::vector<ValueId> results;  ///< loss, accuracy, then the gradients
-};
 
 ModelConfig small(void (*change)(ModelConfig&)) {
   ModelConfig c;
@@ -27,39 +20,14 @@ ModelConfig small(void (*change)(ModelConfig&)) {
   return c;
 }
 
-Training training(const ModelConfig& config) {
-  Training t;
-  const ValueId step = t.graph.state("step", DType::kInt32, {1});
-  const ForwardGraph f = build_forward(t.graph, config, step, 3, 7);
-  t.results = {f.loss, f.accuracy};
-  for (const ValueId id : add_gradients(t.graph, f.loss, f.parameters)) t.results.push_back(id);
-  return t;
-}
+Training training(const ModelConfig& config) { return statelab::training(config, 3, 7); }
 
-int count(const Graph& graph, Op op) {
-  return static_cast<int>(std::count_if(graph.nodes().begin(), graph.nodes().end(),
-                                        [&](const Node& node) { return node.op == op; }));
-}
-
-/// What the values hold after the graph has run once, in double.
+/// A target at every third position.
 std::vector<std::vector<double>> computed(const Graph& graph, const ModelConfig& config,
                                           const std::vector<ValueId>& values) {
-  ThreadPool pool(1);
-  MemberStore store(1, sizeof(double));
-  CpuProgram<double> program(graph, store, pool, values);
-  for (const ParameterSpec& spec : parameter_specs(config))
-    store.write<double>(spec.name, 0, initial_values(spec, config, 4));
-  program.set_draw(
-      [](int, uint32_t, uint32_t row, std::span<int32_t> tokens, std::span<int32_t> targets) {
-        for (size_t t = 0; t < tokens.size(); ++t) {
-          tokens[t] = static_cast<int32_t>((3 * t + row) % 5);
-          targets[t] = t % 3 == row % 3 ? static_cast<int32_t>((t + row) % 5) : -1;
-        }
-      });
-  program.run();
-  std::vector<std::vector<double>> out;
-  for (const ValueId id : values) out.push_back(program.read<double>(id, 0));
-  return out;
+  return statelab::computed(graph, config, values, [](uint32_t row, size_t t) {
+    return t % 3 == row % 3 ? static_cast<int32_t>((t + row) % 5) : -1;
+  });
 }
 
 const auto kNothing = [](const CallShapes&) { return false; };

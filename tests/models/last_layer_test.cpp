@@ -5,52 +5,23 @@
 #include <cmath>
 
 #include "models/fusion.h"
-#include "models/member_store.h"
-#include "models/model.h"
-#include "models/program.h"
+#include "tests/models/training_graph.h"
 
 namespace statelab {
 namespace {
 
 constexpr int kBatch = 4, kSeqlen = 9;
 
-struct Training {
-  Graph graph;
-  std::vector<ValueId> results;  ///< loss, accuracy, then the gradients
-};
-
 Training training(const ModelConfig& config, const Needed& needed) {
-  Training t;
-  const ValueId step = t.graph.state("step", DType::kInt32, {1});
-  const ForwardGraph f = build_forward(t.graph, config, step, kBatch, kSeqlen, true, needed);
-  t.results = {f.loss, f.accuracy};
-  for (const ValueId id : add_gradients(t.graph, f.loss, f.parameters)) t.results.push_back(id);
-  return t;
+  return statelab::training(config, kBatch, kSeqlen, needed);
 }
 
-int count(const Graph& graph, Op op) {
-  return static_cast<int>(std::count_if(graph.nodes().begin(), graph.nodes().end(),
-                                        [&](const Node& node) { return node.op == op; }));
-}
-
+/// One target a row, none in row 2.
 std::vector<std::vector<double>> computed(const Graph& graph, const ModelConfig& config,
                                           const std::vector<ValueId>& values) {
-  ThreadPool pool(1);
-  MemberStore store(1, sizeof(double));
-  CpuProgram<double> program(graph, store, pool, values);
-  for (const ParameterSpec& spec : parameter_specs(config))
-    store.write<double>(spec.name, 0, initial_values(spec, config, 4));
-  program.set_draw(
-      [](int, uint32_t, uint32_t row, std::span<int32_t> tokens, std::span<int32_t> targets) {
-        for (size_t t = 0; t < tokens.size(); ++t) {
-          tokens[t] = static_cast<int32_t>((3 * t + row) % 5);
-          targets[t] = t == (row == 0 ? 8 : 2 * row) && row != 2 ? static_cast<int32_t>(row) : -1;
-        }
-      });
-  program.run();
-  std::vector<std::vector<double>> out;
-  for (const ValueId id : values) out.push_back(program.read<double>(id, 0));
-  return out;
+  return statelab::computed(graph, config, values, [](uint32_t row, size_t t) {
+    return t == (row == 0 ? 8 : 2 * row) && row != 2 ? static_cast<int32_t>(row) : -1;
+  });
 }
 
 std::vector<ModelConfig> configs() {
