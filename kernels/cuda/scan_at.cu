@@ -15,12 +15,12 @@ namespace {
 template <int kStates, int kChannels, bool kWhole, int kHeads>
 __global__ void __launch_bounds__(kAtMaxWarps* kWarp, 2)
     scan_at_kernel(const __grid_constant__ ScanAtArgs args) {
-  extern __shared__ float2 memory_of_block[];
+  extern __shared__ float4 memory_of_block[];
   float* const shared = reinterpret_cast<float*>(memory_of_block);
   const ScanAt& a = args.a;
   const ScanAtMemory memory(a, args.angles, args.seqlen);
   ScanAtSequence s(args, memory, shared);
-  s.weigh(nullptr);
+  s.weigh();
   s.ask<kStates, kWhole>();
   using State = AtPairs<kStates, kWhole>;
   using Channels = AtPairs<kChannels, kWhole>;
@@ -56,7 +56,7 @@ __global__ void __launch_bounds__(kAtMaxWarps* kWarp, 2)
 #pragma unroll
         for (int part = 0; part < kStates; ++part) {
           const int c = s.chain(h0 + b, State::column(part) / 2);
-          const float2 turn = c < 0 ? make_float2(0, 1) : s.psi[t * memory.psi_pitch + c];
+          const float2 turn = c < 0 ? make_float2(0, 1) : s.turned(t, c);
           const float2 raw = k.v[part], w = norm.v[part], plus = bias[b].v[part], of = q[b].v[part];
           score += (of.x * turn.y - of.y * turn.x) * (raw.x * inv * w.x + plus.x) +
                    (of.x * turn.x + of.y * turn.y) * (raw.y * inv * w.y + plus.y);

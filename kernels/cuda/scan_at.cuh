@@ -75,15 +75,17 @@ struct ScanAtMemory {
   int warps, tokens, psi_pitch, theta_pitch, chains;
   __host__ __device__ ScanAtMemory(const ScanAt& a, int angles, int seqlen)
       : warps(seqlen <= 64 ? kAtMaxWarps / 2 : kAtMaxWarps),
-        tokens(seqlen),
+        tokens((seqlen + kAtTokens - 1) / kAtTokens * kAtTokens),
         psi_pitch(angles | 1),
         theta_pitch(a.nangles | 1),
         chains(angles + a.nheads) {}
-  /// psi, then dt, lam, decay, weight by head, the runs' totals and what lies behind them, the warps' queries.
+  /// psi and theta, then dt, lam, decay, weight by head, the runs' totals and what lies behind them, the warps' queries; a multiple
+  /// of 4.
   __host__ __device__ int arrays(const ScanAt& a) const {
-    const int floats = tokens * (4 * a.nheads + 2 * psi_pitch) + 2 * warps * chains;
-    return (floats + 1) / 2 * 2 + warps * a.nheads * state_pitch(a);
+    return quads(tokens * (4 * a.nheads + psi_pitch + theta_pitch) + 2 * warps * chains) +
+           quads(warps * a.nheads * state_pitch(a));
   }
+  __host__ __device__ static int quads(int floats) { return (floats + 3) / 4 * 4; }
   /// Behind them, forward, the warps' sums of o.
   __host__ __device__ int forward(const ScanAt& a) const {
     return arrays(a) + warps * a.nheads * a.headdim;
@@ -95,6 +97,7 @@ struct ScanAtMemory {
 /// columns at even offsets, so nothing is asked; else `n` columns, `together` where two neighbours load at once.
 template <int kParts, bool kWhole>
 struct AtPairs {
+  static constexpr int kSize = kParts;
   float2 v[kParts];
   __device__ __forceinline__ static int column(int part) {
     return 2 * (lane_id() % kAtLanes) + 2 * kAtLanes * part;
@@ -174,14 +177,22 @@ __device__ __forceinline__ float inverse_rms(const AtPairs<kParts, kWhole>& x, f
   return rsqrtf(fmaf(lanes_sum<kAtLanes>(squares), inverse_n, eps));
 }
 
+/// Of pair j and tokens begin .. end - 1, where angles do not depend on data. Apart from the kernels' code, which it would double.
+static __device__ __noinline__ void standard_angles(float* psi, int pitch, int begin, int end,
+                                                    int p, int j, int nangles) {
+  const double turns = standard_turns(j, nangles);
+#pragma unroll 1
+  for (int t = begin; t < end; ++t) psi[t * pitch] = angle_of_turns((p - t) * turns);
+}
+
 /// A sequence up to its position: what its tokens weigh there.
 class ScanAtSequence {
  public:
   int p;              ///< the position
   int begin, end;     ///< this warp's tokens
   const float* rows;  ///< of proj
-  float2* psi;        ///< (seqlen, psi_pitch): sine and cosine of the angle summed over the
-                      ///< warp's own tokens behind
+  float* psi;         ///< (seqlen, psi_pitch): the angle summed over the warp's own tokens behind
+  float* theta;       ///< (seqlen, theta_pitch): the angle of a step of size 1, where it depends on data
   float *dt, *lam, *decay, *weight;  ///< (seqlen, heads); decay: alpha multiplied over (t, p]
   float* totals;                     ///< (warps, chains): the runs' sums, angles first
   float* behind;                     ///< (warps, chains): of the runs behind
@@ -190,28 +201,32 @@ class ScanAtSequence {
   __device__ ScanAtSequence(const ScanAtArgs& args, const ScanAtMemory& memory, float* shared)
       : p_(args), memory_(memory) {
     const int H = args.a.nheads, each = memory.tokens * H;
-    psi = reinterpret_cast<float2*>(shared);
-    dt = shared + 2 * memory.tokens * memory.psi_pitch;
+    psi = shared;
+    theta = psi + memory.tokens * memory.psi_pitch;
+    dt = theta + memory.tokens * memory.theta_pitch;
     lam = dt + each, decay = lam + each, weight = decay + each;
     totals = weight + each, behind = totals + memory.warps * memory.chains;
     const int one = H * ScanAtMemory::state_pitch(args.a);
-    query = shared + memory.arrays(args.a) - (memory.warps - warp_id()) * one;
-    p = used_tokens(args.targets, static_cast<int>(blockIdx.x), args.seqlen) - 1;
-    const int run = (p + memory.warps) / memory.warps;
+    query = shared + memory.arrays(args.a) - ScanAtMemory::quads(memory.warps * one) +
+            warp_id() * one;
+    p = position();
+    const int run = (p / memory.warps + kAtTokens) / kAtTokens * kAtTokens;
     begin = min(warp_id() * run, p + 1), end = min(begin + run, p + 1);
     rows = args.proj.at(blockIdx.y) + static_cast<int64_t>(blockIdx.x) * args.seqlen * args.a.width;
   }
 
   __device__ __forceinline__ const float* row(int t) const { return rows + t * p_.a.width; }
 
-  /// Fills the arrays but query; `theta` (seqlen, theta_pitch) or null. A barrier is within, after it all is there.
-  __device__ void weigh(float* theta) {
-    using R = ScanAt::Rotation;
+  /// Fills the arrays but query. A barrier is within, after it all is there.
+  __device__ void weigh() {
     using D = ScanAt::Discretization;
     const ScanAt& a = p_.a;
-    const int H = a.nheads, lane = lane_id();
+    const int H = a.nheads, lane = lane_id(), items = (end - begin) * H;
+    const bool learned = a.rotation == ScanAt::Rotation::kDataDependent;
     const float* bias = p_.dt_bias.at(blockIdx.y);
-    for (int i = lane; i < (end - begin) * H; i += kWarp) {
+    if (learned) turn_steps();
+#pragma unroll 1
+    for (int i = lane; i < items; i += kWarp) {
       const int token = i / H, h = i - token * H, at = begin * H + i;
       const float* r = row(begin + token) + h;
       const float step = softplusf(__ldg(r + a.dd_dt) + __ldg(bias + h));
@@ -224,48 +239,42 @@ class ScanAtSequence {
     }
     __syncwarp();
     // From the run's last token down: each gets the sum of those behind it.
-    const bool learned = a.rotation == R::kDataDependent;
     float* const total = totals + warp_id() * memory_.chains;
+#pragma unroll 1
     for (int c = lane; c < max(p_.angles, H); c += kWarp) {
       const bool turns = c < p_.angles, decays = c < H;
-      const int h = turns ? c / a.nangles : 0, j = c - h * a.nangles;
-      const double standard = turns && !learned ? standard_turns(j, a.nangles) : 0.0;
+      const int h = turns && learned ? c / a.nangles : 0, j = c - h * a.nangles;
       float angle = 0, sum = 0;
-      for (int first = end - 1; first >= begin; first -= kAhead) {
-        float raw[kAhead] = {};
-        if (turns && learned) {
+#pragma unroll 1
+      for (int first = begin + round_up(end - begin) - kAtTokens; first >= begin;
+           first -= kAtTokens) {
+        float turn[kAtTokens] = {}, log_alpha[kAtTokens] = {};
 #pragma unroll
-          for (int k = 0; k < kAhead; ++k) raw[k] = __ldg(row(max(first - k, begin)) + a.ang + j);
+        for (int k = 0; k < kAtTokens; ++k) {
+          const int t = first + k;
+          if (t >= end) continue;
+          if (turns && learned) turn[k] = dt[t * H + h] * theta[t * memory_.theta_pitch + j];
+          if (decays) log_alpha[k] = decay[t * H + c];
         }
 #pragma unroll
-        for (int k = 0; k < kAhead; ++k) {
-          const int t = first - k;
-          if (t < begin) break;
-          if (turns) {
-            const float here = learned ? angle : angle_of_turns((p - t) * standard);
-            float2 turned;
-            sincos_wrapped(here, turned.x, turned.y);
-            psi[t * memory_.psi_pitch + c] = turned;
-            if (learned) {
-              const float turn = kPi * quick_tanh(raw[k]);
-              angle = wrap_angle(fmaf(dt[t * H + h], turn, angle));
-              if (theta != nullptr && h == 0) theta[t * memory_.theta_pitch + j] = turn;
-            }
-          }
-          if (decays) {
-            const float here = decay[t * H + c];
-            decay[t * H + c] = sum;
-            sum += here;
-          }
+        for (int k = kAtTokens - 1; k >= 0; --k) {
+          const int t = first + k;
+          if (turns && learned) psi[t * memory_.psi_pitch + c] = angle;
+          if (decays) decay[t * H + c] = sum;
+          angle = wrap_angle(angle + turn[k]), sum += log_alpha[k];
         }
       }
+      if (turns && !learned)
+        standard_angles(psi + c, memory_.psi_pitch, begin, end, p, c, a.nangles);
       if (turns) total[c] = angle;
       if (decays) total[p_.angles + c] = sum;
     }
     __syncthreads();
     float* const mine = behind + warp_id() * memory_.chains;
+#pragma unroll 1
     for (int c = lane; c < memory_.chains; c += kWarp) {
       float sum = 0;
+#pragma unroll 1
       for (int w = memory_.warps - 1; w > warp_id(); --w) {
         sum += totals[w * memory_.chains + c];
         if (c < p_.angles) sum = wrap_angle(sum);
@@ -274,7 +283,8 @@ class ScanAtSequence {
     }
     __syncwarp();
     // The weights need the step of the token behind; then exp of the whole sum.
-    for (int i = lane; i < (end - begin) * H; i += kWarp) {
+#pragma unroll 1
+    for (int i = lane; i < items; i += kWarp) {
       const int token = i / H, h = i - token * H, at = begin * H + i;
       weight[at] = lam[at] * dt[at] + (begin + token < p ? (1 - lam[at + H]) * dt[at + H] : 0.0f);
       decay[at] = expf(decay[at] + mine[p_.angles + h]);
@@ -295,11 +305,16 @@ class ScanAtSequence {
     if (p_.angles == 0 || pair >= p_.a.nangles) return -1;
     return (p_.a.rotation == ScanAt::Rotation::kDataDependent ? h * p_.a.nangles : 0) + pair;
   }
-  /// Sine and cosine of a chain's angle at the warp's last token.
+  /// Sine and cosine of a chain's angle at token t, without what lies behind the warp's tokens; then of what does.
+  __device__ __forceinline__ float2 turned(int t, int chain) const {
+    return turn(psi[t * memory_.psi_pitch + chain]);
+  }
   __device__ __forceinline__ float2 turned_behind(int chain) const {
-    float2 turned;
-    sincos_wrapped(behind[warp_id() * memory_.chains + chain], turned.x, turned.y);
-    return turned;
+    return turn(behind[warp_id() * memory_.chains + chain]);
+  }
+  /// Of an angle in about [-pi, pi), by the special function unit: off by 5e-7.
+  __device__ __forceinline__ static float2 turn(float angle) {
+    return make_float2(__sinf(angle), __cosf(angle));
   }
 
   /// This warp's queries: C at the position, normed, with each head's bias, turned by what lies behind its tokens.
@@ -331,9 +346,45 @@ class ScanAtSequence {
   }
 
  private:
-  static constexpr int kAhead = 8;  // tokens whose angles are on their way
-  __device__ __forceinline__ static int round_up(int heads) {
-    return (heads + kAtTokens - 1) / kAtTokens * kAtTokens;
+  static constexpr int kAhead = 10;  // angles of a lane on their way
+  __device__ __forceinline__ static int round_up(int n) {
+    return (n + kAtTokens - 1) / kAtTokens * kAtTokens;
+  }
+  /// The last with a target, 0 without one. A barrier is within.
+  __device__ int position() const {
+    __shared__ int last_of_warp[kAtMaxWarps];
+    const int32_t* of =
+        p_.targets.at(blockIdx.y) + static_cast<int64_t>(blockIdx.x) * p_.seqlen;
+    int last = 0;
+#pragma unroll 1
+    for (int t = static_cast<int>(threadIdx.x); t < p_.seqlen; t += static_cast<int>(blockDim.x)) {
+      if (__ldg(of + t) >= 0) last = t;
+    }
+    last = __reduce_max_sync(kAllLanes, last);
+    if (lane_id() == 0) last_of_warp[warp_id()] = last;
+    __syncthreads();
+    for (int w = 0; w < memory_.warps; ++w) last = max(last, last_of_warp[w]);
+    return last;
+  }
+  /// theta of this warp's tokens; no barrier.
+  __device__ void turn_steps() {
+    const int n = p_.a.nangles, together = max(kWarp / n, 1), of_lane = lane_id() / n;
+#pragma unroll 1
+    for (int j = n < kWarp ? lane_id() % n : lane_id(); j < n; j += kWarp) {
+#pragma unroll 1
+      for (int first = begin; first < end; first += kAhead * together) {
+        float raw[kAhead];
+#pragma unroll
+        for (int k = 0; k < kAhead; ++k)
+          raw[k] = __ldg(row(min(first + k * together + of_lane, end - 1)) + p_.a.ang + j);
+#pragma unroll
+        for (int k = 0; k < kAhead; ++k) {
+          const int t = first + k * together + of_lane;
+          if (of_lane < together && t < end)
+            theta[t * memory_.theta_pitch + j] = kPi * quick_tanh(raw[k]);
+        }
+      }
+    }
   }
   __device__ __forceinline__ static float quick_tanh(float x) {
     return 1 - __fdividef(2.0f, 1 + __expf(2 * fminf(x, 20.0f)));
