@@ -26,7 +26,7 @@ __global__ void __launch_bounds__(kAtMaxWarps* kWarp, 2)
   using Channels = AtPairs<kChannels, kWhole>;
   const int H = a.nheads, P = kWhole ? 16 * kChannels : a.headdim,
             N = kWhole ? 16 * kStates : a.d_state, inner = H * P;
-  float* const sums = shared + memory.arrays(a);  // (warps, d_inner)
+  float* const sums = shared + memory.arrays(a) + memory.queries(a);  // (warps, d_inner)
   const bool has_norm = args.B_norm.data != nullptr;
   const float inverse_n = 1.0f / static_cast<float>(N);
   State norm;

@@ -79,16 +79,18 @@ struct ScanAtMemory {
         psi_pitch(angles | 1),
         theta_pitch(a.nangles | 1),
         chains(angles + a.nheads) {}
-  /// psi and theta, then dt, lam, decay, weight by head, the runs' totals and what lies behind them, the warps' queries; a multiple
-  /// of 4.
+  /// psi and theta, then dt, lam, decay, weight by head, the runs' totals and what lies behind them; a multiple of 4.
   __host__ __device__ int arrays(const ScanAt& a) const {
-    return quads(tokens * (4 * a.nheads + psi_pitch + theta_pitch) + 2 * warps * chains) +
-           quads(warps * a.nheads * state_pitch(a));
+    return quads(tokens * (4 * a.nheads + psi_pitch + theta_pitch) + 2 * warps * chains);
   }
   __host__ __device__ static int quads(int floats) { return (floats + 3) / 4 * 4; }
-  /// Behind them, forward, the warps' sums of o.
+  /// The warps' queries.
+  __host__ __device__ int queries(const ScanAt& a) const {
+    return quads(warps * a.nheads * state_pitch(a));
+  }
+  /// Of the forward pass: behind them the warps' sums of o.
   __host__ __device__ int forward(const ScanAt& a) const {
-    return arrays(a) + warps * a.nheads * a.headdim;
+    return arrays(a) + queries(a) + warps * a.nheads * a.headdim;
   }
   __host__ __device__ static int state_pitch(const ScanAt& a) { return (a.d_state + 1) / 2 * 2; }
 };
@@ -206,9 +208,7 @@ class ScanAtSequence {
     dt = theta + memory.tokens * memory.theta_pitch;
     lam = dt + each, decay = lam + each, weight = decay + each;
     totals = weight + each, behind = totals + memory.warps * memory.chains;
-    const int one = H * ScanAtMemory::state_pitch(args.a);
-    query = shared + memory.arrays(args.a) - ScanAtMemory::quads(memory.warps * one) +
-            warp_id() * one;
+    query = shared + memory.arrays(args.a) + warp_id() * H * ScanAtMemory::state_pitch(args.a);
     p = position();
     const int run = (p / memory.warps + kAtTokens) / kAtTokens * kAtTokens;
     begin = min(warp_id() * run, p + 1), end = min(begin + run, p + 1);

@@ -23,16 +23,24 @@ class Backward : ScanAtBackward {
   using State = AtPairs<kStates, kWhole>;
   using Channels = AtPairs<kChannels, kWhole>;
 
-  static __host__ __device__ int arrays(const ScanAt& a, const ScanAtMemory& memory) {
-    return memory.arrays(a) + ScanAtMemory::quads(memory.warps * ScanAtBackwardMemory::share(a));
-  }
+  /// Floats of shared memory: the forward pass's arrays, the queries, the warps' shares of the gradients of the keys' biases by head,
+  /// then of the queries by head, then of the keys' norm; then ScanAtBackwardMemory and the queries' gradients.
+  struct Memory {
+    int shares, arrays, end;
+    __host__ __device__ Memory(const ScanAt& a, const ScanAtMemory& memory)
+        : shares(memory.arrays(a) + memory.queries(a)),
+          arrays(ScanAtMemory::quads(shares + memory.warps * (2 * a.nheads + 1) * a.d_state)),
+          end(ScanAtBackwardMemory(a, memory, arrays).end + a.nheads * a.d_state) {}
+  };
 
-  __device__ Backward(const ScanAtArgs& args, const ScanAtMemory& memory, float* shared)
-      : ScanAtBackward(args, memory, shared, arrays(args.a, memory), shared + memory.arrays(args.a),
-                       ScanAtBackwardMemory::share(args.a)) {}
+  __device__ Backward(const ScanAtArgs& args, const ScanAtMemory& memory, const Memory& at,
+                      float* shared)
+      : ScanAtBackward(args, memory, shared, at.arrays),
+        shares(shared + at.shares),
+        dq(shared + at.end - args.a.nheads * args.a.d_state) {}
 
   __device__ void run() {
-    gate(drow(s.p) + a.z);
+    gate();
     zeros();
     s.weigh();  // with a barrier
     s.template ask<kStates, kWhole>();
@@ -44,13 +52,17 @@ class Backward : ScanAtBackward {
     __syncthreads();
     sum_shares();
     before();  // with a barrier
-    if (warp_id() == 0) query<State>();
+    if (warp_id() == 0) query();
     tokens();
     __syncthreads();
     head_sums();
   }
 
  private:
+  __device__ __forceinline__ float* share(int i) const {
+    return shares + (warp_id() * (2 * a.nheads + 1) + i) * a.d_state;
+  }
+
   /// What no later phase writes: z and C of all tokens but the position, the narrow columns without a gradient, and the rows
   /// behind the position.
   __device__ void zeros() {
@@ -179,6 +191,105 @@ class Backward : ScanAtBackward {
     }
     __syncwarp();
   }
+
+  /// dy to dout and dz. Mamba-3 norms each head and then gates, Mamba-2 gates and then norms each group.
+  __device__ void gate() {
+    const int inner = a.nheads * a.headdim, parts_of = a.mamba3 ? a.nheads : a.ngroups,
+              width = inner / parts_of;
+    const int64_t row = static_cast<int64_t>(blockIdx.x) * inner;
+    const float *dy = args.dy.at(blockIdx.y) + row, *o = args.o_in.at(blockIdx.y) + row;
+    const float *z = s.row(s.p) + a.z, *norm = args.norm.at(blockIdx.y);
+    float* const dz = drow(s.p) + a.z;
+    for (int part = warp_id(); part < parts_of; part += memory.warps) {
+      const int begin = part * width + lane_id(), end = (part + 1) * width;
+      float squares = 0, dot = 0;
+      for (int c = begin; c < end; c += kWarp) {
+        const float silu = __ldg(z + c) * sigmoidf(__ldg(z + c)), w = norm != nullptr ? norm[c] : 1;
+        const float v = a.mamba3 ? o[c] : o[c] * silu, g = a.mamba3 ? dy[c] * silu : dy[c];
+        squares += v * v;
+        dot += g * w * v;
+      }
+      const float mean = 1.0f / static_cast<float>(width);
+      const float inv = norm != nullptr ? rsqrtf(warp_sum(squares) * mean + args.eps) : 1.0f;
+      dot = norm != nullptr ? warp_sum(dot) * inv * mean : 0.0f;
+      for (int c = begin; c < end; c += kWarp) {
+        const float zc = __ldg(z + c), sig = sigmoidf(zc), silu = zc * sig;
+        const float dsilu = sig * (1 + zc * (1 - sig)), w = norm != nullptr ? norm[c] : 1;
+        const float v = a.mamba3 ? o[c] : o[c] * silu, g = a.mamba3 ? dy[c] * silu : dy[c];
+        const float dv = norm != nullptr ? inv * (g * w - v * inv * dot) : g;
+        parts[args.slot.norm + c] = norm != nullptr ? g * v * inv : 0.0f;
+        dout[c] = a.mamba3 ? dv : dv * silu;
+        dz[c] = (a.mamba3 ? dy[c] * v * inv * w : dv * o[c]) * dsilu;
+      }
+    }
+  }
+
+  /// The cotangent of x inv w becomes that of x; adds to w's where `counts`.
+  __device__ __forceinline__ void norm_back(const State& x, float inv, const State& w, State& d,
+                                            bool counts, State& dw) const {
+    float dot = 0;
+#pragma unroll
+    for (int part = 0; part < kStates; ++part) {
+      const float2 from = x.v[part], norm = w.v[part], g = d.v[part];
+      if (counts) dw.v[part].x += g.x * from.x * inv, dw.v[part].y += g.y * from.y * inv;
+      dot += g.x * norm.x * from.x + g.y * norm.y * from.y;
+    }
+    dot = lanes_sum<kAtLanes>(dot) * inv / static_cast<float>(a.d_state);
+#pragma unroll
+    for (int part = 0; part < kStates; ++part) {
+      const float2 from = x.v[part], norm = w.v[part];
+      float2& g = d.v[part];
+      g = make_float2(inv * (g.x * norm.x - from.x * inv * dot),
+                      inv * (g.y * norm.y - from.y * inv * dot));
+    }
+  }
+
+  /// The warps' shares, in order; zeros for parameters that are absent. All threads; dq is there after the next barrier.
+  __device__ void sum_shares() {
+    const int H = a.nheads, N = a.d_state, width = (2 * H + 1) * N;
+#pragma unroll 1
+    for (int c = thread(); c < width; c += threads()) {
+      float sum = 0;
+#pragma unroll 4
+      for (int w = 0; w < memory.warps; ++w) sum += shares[w * width + c];
+      const int i = c / N;
+      if (i >= H && i < 2 * H) dq[c - H * N] = sum;
+      if (!a.mamba3) continue;
+      const bool there = (i < H       ? args.B_bias
+                          : i < 2 * H ? args.C_bias
+                                      : args.B_norm)
+                             .data != nullptr;
+      parts[args.slot.B_bias + c] =
+          there ? sum : 0.0f;  // B_bias, C_bias, B_norm follow one another
+    }
+  }
+
+  /// C's gradient at the position, of all groups. One warp, whose lanes all hold the row's eight shares.
+  __device__ void query() {
+    const int N = a.d_state, of_group = a.nheads / a.ngroups;
+    const float* norm = args.C_norm.at(blockIdx.y);
+    State w, dw = {};
+    w.fill(norm, N, 1.0f);
+#pragma unroll 1
+    for (int g = 0; g < a.ngroups; ++g) {
+      State raw, d = {};
+      raw.load(s.row(s.p) + a.C + g * N, N, args.vectors);
+#pragma unroll 1
+      for (int h = g * of_group; h < (g + 1) * of_group; ++h) {
+        State of_head;
+        of_head.read(dq + h * N, N);
+#pragma unroll
+        for (int part = 0; part < kStates; ++part)
+          d.v[part].x += of_head.v[part].x, d.v[part].y += of_head.v[part].y;
+      }
+      if (norm != nullptr)
+        norm_back(raw, inverse_rms(raw, 1.0f / static_cast<float>(N), args.eps), w, d, true, dw);
+      if (lane_id() < kAtLanes) d.store(drow(s.p) + a.C + g * N, N, args.vectors);
+    }
+    if (a.mamba3 && lane_id() < kAtLanes) dw.store_each(parts + args.slot.C_norm, N);
+  }
+
+  float *const shares, *const dq;
 };
 
 template <int kStates, int kChannels, bool kWhole>
@@ -186,8 +297,9 @@ __global__ void __launch_bounds__(kAtMaxWarps* kWarp, 2)
     scan_at_bwd_kernel(const __grid_constant__ ScanAtArgs args) {
   extern __shared__ float4 memory_of_block[];
   const ScanAtMemory memory(args.a, args.angles, args.seqlen);
-  Backward<kStates, kChannels, kWhole>(args, memory, reinterpret_cast<float*>(memory_of_block))
-      .run();
+  using General = Backward<kStates, kChannels, kWhole>;
+  const typename General::Memory at(args.a, memory);
+  General(args, memory, at, reinterpret_cast<float*>(memory_of_block)).run();
 }
 
 template <int kHeads, int kTurned>
@@ -201,8 +313,7 @@ __global__ void __launch_bounds__(kAtMaxWarps* kWarp, 2)
 }
 
 int shared_bytes(const ScanAt& a, const ScanAtMemory& memory) {
-  const int arrays = Backward<4, 4, false>::arrays(a, memory);
-  return 4 * std::max(ScanAtBackwardMemory(a, memory, arrays).end, memory.forward(a));
+  return 4 * std::max(Backward<4, 4, false>::Memory(a, memory).end, memory.forward(a));
 }
 
 int64_t workspace_bytes(const CallShapes& c) {
@@ -227,7 +338,7 @@ void launch(const CudaCall& call, CUstream_st* stream) {
   if (scan_at_whole(args.a)) {
     scan_at_whole_sizes(args, [&]<int kHeads, int kTurned>() {
       const typename WholeBackward<kHeads, kTurned>::Memory at(args.a, memory);
-      const int bytes = 4 * at.end(args.a, memory);
+      const int bytes = 4 * at.end;
       if (bytes > shared_bytes_per_block()) return;
       start(scan_at_whole_bwd_kernel<kHeads, kTurned>, bytes);
       started = true;

@@ -5,142 +5,35 @@
 
 namespace statelab::cuda {
 
-/// What the backward pass holds behind the forward pass's arrays. A warp's shares: of the gradients of the keys' biases by head, then
-/// of the queries by head, then of the keys' norm.
+/// What the backward pass holds behind `arrays` floats of shared memory.
 struct ScanAtBackwardMemory {
-  int dweight, flow, dout, dq, end;  // first floats
+  int dweight, flow, dout, end;  // first floats
   __host__ __device__ ScanAtBackwardMemory(const ScanAt& a, const ScanAtMemory& memory, int arrays)
       : dweight(arrays),
         flow(dweight + memory.tokens * a.nheads),
         dout(ScanAtMemory::quads(flow + memory.tokens * a.nheads)),
-        dq(dout + ScanAtMemory::quads(a.nheads * a.headdim)),
-        end(dq + ScanAtMemory::quads(a.nheads * a.d_state)) {}
-  __host__ __device__ static int share(const ScanAt& a) { return (2 * a.nheads + 1) * a.d_state; }
+        end(dout + ScanAtMemory::quads(a.nheads * a.headdim)) {}
 };
 
 /// One sequence's way back.
 class ScanAtBackward {
  protected:
-  /// `arrays`: floats of shared memory before ScanAtBackwardMemory; a warp's shares lie share_pitch floats behind the last one's.
+  /// `arrays`: floats of shared memory before ScanAtBackwardMemory.
   __device__ ScanAtBackward(const ScanAtArgs& arguments, const ScanAtMemory& memory, float* shared,
-                            int arrays, float* shares, int share_pitch)
+                            int arrays)
       : args(arguments),
         a(args.a),
         memory(memory),
         s(args, memory, shared),
-        shares(shares),
-        share_pitch(share_pitch),
         drows(args.dproj.at(blockIdx.y) + static_cast<int64_t>(blockIdx.x) * args.seqlen * a.width),
         parts(args.partials.at(blockIdx.y) + static_cast<int64_t>(blockIdx.x) * args.slot.width) {
     const ScanAtBackwardMemory at(a, memory, arrays);
-    dweight = shared + at.dweight, flow = shared + at.flow;
-    dout = shared + at.dout, dq = shared + at.dq;
+    dweight = shared + at.dweight, flow = shared + at.flow, dout = shared + at.dout;
   }
 
   static __device__ __forceinline__ int thread() { return static_cast<int>(threadIdx.x); }
   static __device__ __forceinline__ int threads() { return static_cast<int>(blockDim.x); }
   __device__ __forceinline__ float* drow(int t) const { return drows + t * a.width; }
-  __device__ __forceinline__ float* share(int i) const {
-    return shares + warp_id() * share_pitch + i * a.d_state;
-  }
-
-  /// dy to dout and to dz, which is the row's or waits in shared memory. Mamba-3 norms each head and then gates, Mamba-2 gates and then norms each group.
-  __device__ void gate(float* dz) {
-    const int inner = a.nheads * a.headdim, parts_of = a.mamba3 ? a.nheads : a.ngroups,
-              width = inner / parts_of;
-    const int64_t row = static_cast<int64_t>(blockIdx.x) * inner;
-    const float *dy = args.dy.at(blockIdx.y) + row, *o = args.o_in.at(blockIdx.y) + row;
-    const float *z = s.row(s.p) + a.z, *norm = args.norm.at(blockIdx.y);
-    for (int part = warp_id(); part < parts_of; part += memory.warps) {
-      const int begin = part * width + lane_id(), end = (part + 1) * width;
-      float squares = 0, dot = 0;
-      for (int c = begin; c < end; c += kWarp) {
-        const float silu = __ldg(z + c) * sigmoidf(__ldg(z + c)), w = norm != nullptr ? norm[c] : 1;
-        const float v = a.mamba3 ? o[c] : o[c] * silu, g = a.mamba3 ? dy[c] * silu : dy[c];
-        squares += v * v;
-        dot += g * w * v;
-      }
-      const float mean = 1.0f / static_cast<float>(width);
-      const float inv = norm != nullptr ? rsqrtf(warp_sum(squares) * mean + args.eps) : 1.0f;
-      dot = norm != nullptr ? warp_sum(dot) * inv * mean : 0.0f;
-      for (int c = begin; c < end; c += kWarp) {
-        const float zc = __ldg(z + c), sig = sigmoidf(zc), silu = zc * sig;
-        const float dsilu = sig * (1 + zc * (1 - sig)), w = norm != nullptr ? norm[c] : 1;
-        const float v = a.mamba3 ? o[c] : o[c] * silu, g = a.mamba3 ? dy[c] * silu : dy[c];
-        const float dv = norm != nullptr ? inv * (g * w - v * inv * dot) : g;
-        parts[args.slot.norm + c] = norm != nullptr ? g * v * inv : 0.0f;
-        dout[c] = a.mamba3 ? dv : dv * silu;
-        dz[c] = (a.mamba3 ? dy[c] * v * inv * w : dv * o[c]) * dsilu;
-      }
-    }
-  }
-
-  /// The cotangent of x inv w becomes that of x; adds to w's where `counts`.
-  template <class State>
-  __device__ __forceinline__ void norm_back(const State& x, float inv, const State& w, State& d,
-                                            bool counts, State& dw) const {
-    float dot = 0;
-#pragma unroll
-    for (int part = 0; part < State::kSize; ++part) {
-      const float2 from = x.v[part], norm = w.v[part], g = d.v[part];
-      if (counts) dw.v[part].x += g.x * from.x * inv, dw.v[part].y += g.y * from.y * inv;
-      dot += g.x * norm.x * from.x + g.y * norm.y * from.y;
-    }
-    dot = lanes_sum<kAtLanes>(dot) * inv / static_cast<float>(a.d_state);
-#pragma unroll
-    for (int part = 0; part < State::kSize; ++part) {
-      const float2 from = x.v[part], norm = w.v[part];
-      float2& g = d.v[part];
-      g = make_float2(inv * (g.x * norm.x - from.x * inv * dot),
-                      inv * (g.y * norm.y - from.y * inv * dot));
-    }
-  }
-
-  /// The warps' shares, in order; zeros for parameters that are absent. All threads; dq is there after the next barrier.
-  __device__ void sum_shares() {
-    const int H = a.nheads, N = a.d_state, width = (2 * H + 1) * N;
-#pragma unroll 1
-    for (int c = thread(); c < width; c += threads()) {
-      float sum = 0;
-#pragma unroll 4
-      for (int w = 0; w < memory.warps; ++w) sum += shares[w * share_pitch + c];
-      const int i = c / N;
-      if (i >= H && i < 2 * H) dq[c - H * N] = sum;
-      if (!a.mamba3) continue;
-      const bool there = (i < H       ? args.B_bias
-                          : i < 2 * H ? args.C_bias
-                                      : args.B_norm)
-                             .data != nullptr;
-      parts[args.slot.B_bias + c] =
-          there ? sum : 0.0f;  // B_bias, C_bias, B_norm follow one another
-    }
-  }
-
-  /// C's gradient at the position, of all groups. One warp, whose lanes all hold the row's eight shares.
-  template <class State>
-  __device__ void query() {
-    const int N = a.d_state, of_group = a.nheads / a.ngroups;
-    const float* norm = args.C_norm.at(blockIdx.y);
-    State w, dw = {};
-    w.fill(norm, N, 1.0f);
-#pragma unroll 1
-    for (int g = 0; g < a.ngroups; ++g) {
-      State raw, d = {};
-      raw.load(s.row(s.p) + a.C + g * N, N, args.vectors);
-#pragma unroll 1
-      for (int h = g * of_group; h < (g + 1) * of_group; ++h) {
-        State of_head;
-        of_head.read(dq + h * N, N);
-#pragma unroll
-        for (int part = 0; part < State::kSize; ++part)
-          d.v[part].x += of_head.v[part].x, d.v[part].y += of_head.v[part].y;
-      }
-      if (norm != nullptr)
-        norm_back(raw, inverse_rms(raw, 1.0f / static_cast<float>(N), args.eps), w, d, true, dw);
-      if (lane_id() < kAtLanes) d.store(drow(s.p) + a.C + g * N, N, args.vectors);
-    }
-    if (a.mamba3 && lane_id() < kAtLanes) dw.store_each(parts + args.slot.C_norm, N);
-  }
 
   /// psi, which holds what each token gives its angles, and flow become sums over the warp's own tokens before, s.behind those over
   /// the other warps'. A barrier is within. What lies behind the position in the last four tokens adds to nothing.
@@ -248,9 +141,7 @@ class ScanAtBackward {
   const ScanAt& a;
   const ScanAtMemory& memory;
   ScanAtSequence s;
-  float* const shares;
-  const int share_pitch;
-  float *dweight, *flow, *dout, *dq;
+  float *dweight, *flow, *dout;
   float *const drows, *const parts;
 };
 

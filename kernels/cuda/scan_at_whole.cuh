@@ -10,37 +10,19 @@ namespace statelab::cuda {
 
 using AtRow = AtPairs<4, true>;  // 64 columns
 
-/// What the keys of a head meet of a warp's query, in shared memory by part and lane of a token. Pairs of the first kTurned parts turn.
+/// What the keys of a head meet of the query, in shared memory by pair. Pairs of the first kTurned parts of a row turn.
 template <int kTurned>
 struct AtQuery {
   static constexpr int kTurns = kTurned > 0 ? kTurned : 1;  // of arrays
-  static constexpr int kStill = 4 - kTurned;
-  static constexpr int kFloats = kAtLanes * (6 * kTurned + 2 * kStill);
+  static constexpr int kFloats = kAtLanes * (6 * kTurned + 2 * (4 - kTurned));
   float4* products;  // qx wx, qy wy, qx wy, qy wx
   float2* same;      // e, f
   float2* still;     // qx wx, qy wy of pairs that do not turn
 
   __device__ explicit AtQuery(float* shared)
-      : products(reinterpret_cast<float4*>(shared) + lane_id() % kAtLanes),
-        same(reinterpret_cast<float2*>(shared + 4 * kTurned * kAtLanes) + lane_id() % kAtLanes),
+      : products(reinterpret_cast<float4*>(shared)),
+        same(reinterpret_cast<float2*>(shared + 4 * kTurned * kAtLanes)),
         still(same + kTurned * kAtLanes) {}
-
-  /// Of the turned query q; returns this lane's share of q b over pairs that do not turn. Lanes of the same columns write the same.
-  __device__ float fill(const AtRow& q, const AtRow& norm, const AtRow& bias) const {
-    float share = 0;
-#pragma unroll
-    for (int part = 0; part < 4; ++part) {
-      const float2 x = q.v[part], w = norm.v[part], b = bias.v[part];
-      if (part < kTurned) {
-        products[part * kAtLanes] = make_float4(x.x * w.x, x.y * w.y, x.x * w.y, x.y * w.x);
-        same[part * kAtLanes] = make_float2(x.x * b.x + x.y * b.y, x.x * b.y - x.y * b.x);
-      } else {
-        still[(part - kTurned) * kAtLanes] = make_float2(x.x * w.x, x.y * w.y);
-        share += x.x * b.x + x.y * b.y;
-      }
-    }
-    return share;
-  }
 };
 
 /// Of one head at a lane's token.
@@ -49,26 +31,27 @@ struct AtScore {
   static constexpr int kTurns = AtQuery<kTurned>::kTurns;
   float2 by[kTurns];      // sine, cosine
   float2 raw_of[kTurns];  // m, n
-  float raw, plus;        // the score is inv raw + plus
+  float raw, plus;        // the score is inv raw + plus, and AtQueries::still
 
-  /// A lane's shares. `angles`: of the head at the token, `nangles` of them; `still` as AtQuery::fill has returned it.
+  /// A lane's shares. `angles`, `behind`: of the head at the token and behind this warp's tokens, `nangles` of them.
   __device__ __forceinline__ void meet(const AtQuery<kTurned>& q, const AtRow& B,
-                                       const float* angles, int nangles, float still) {
-    raw = 0, plus = still;
+                                       const float* angles, const float* behind, int nangles) {
+    raw = 0, plus = 0;
 #pragma unroll
     for (int part = 0; part < 4; ++part) {
       const float2 b = B.v[part];
+      const int pair = AtRow::column(part) / 2;
       if (part < kTurned) {
-        const int pair = AtRow::column(part) / 2;
-        by[part] = ScanAtSequence::turn(kTurned == 2 || pair < nangles ? angles[pair] : 0.0f);
-        const float4 of = q.products[part * kAtLanes];
-        const float2 same = q.same[part * kAtLanes];
+        const bool turns = kTurned == 2 || pair < nangles;
+        by[part] = ScanAtSequence::turn(turns ? wrap_angle(angles[pair] + behind[pair]) : 0.0f);
+        const float4 of = q.products[pair];
+        const float2 same = q.same[pair];
         const float m = of.x * b.x + of.y * b.y, n = of.z * b.y - of.w * b.x;
         raw_of[part] = make_float2(m, n);
         raw += by[part].y * m + by[part].x * n;
         plus += by[part].y * same.x + by[part].x * same.y;
       } else {
-        const float2 of = q.still[(part - kTurned) * kAtLanes];
+        const float2 of = q.still[pair - kTurned * kAtLanes];
         raw += of.x * b.x + of.y * b.y;
       }
     }
@@ -93,31 +76,48 @@ void scan_at_whole_sizes(const ScanAtArgs& args, F&& f) {
   args.a.nheads == 1 ? turned.template operator()<1>() : turned.template operator()<2>();
 }
 
-/// A warp's queries of kHeads heads.
+/// The queries of kHeads heads.
 template <int kHeads, int kTurned>
 struct AtQueries {
-  static constexpr int kFloats = kHeads * AtQuery<kTurned>::kFloats;
-  float* shared;         // this warp's
-  float still[kHeads];   // shares of q b
-  int first_angle;       // of the second head
+  static constexpr int kFloats = kHeads * (AtQuery<kTurned>::kFloats + 64) + 4;
+  float* shared;
   __device__ __forceinline__ AtQuery<kTurned> of(int b) const {
     return AtQuery<kTurned>(shared + b * AtQuery<kTurned>::kFloats);
   }
-  /// After ScanAtSequence::ask().
-  __device__ void fill(const ScanAtArgs& args, const ScanAtSequence& s, float* to) {
-    shared = to;
-    first_angle = args.a.rotation == ScanAt::Rotation::kDataDependent ? args.a.nangles : 0;
-    AtRow norm;
-    norm.fill(args.B_norm.at(blockIdx.y), 64, 1.0f);
-    const float* biases = args.B_bias.at(blockIdx.y);
-#pragma unroll
-    for (int b = 0; b < kHeads; ++b) {
-      AtRow q, bias;
-      q.read(s.query + 64 * b, 64);
-      bias.fill(biases == nullptr ? nullptr : biases + 64 * b, 64, 0.0f);
-      still[b] = of(b).fill(q, norm, bias);
+  /// By pair, normed and with its bias.
+  __device__ __forceinline__ float2* q(int b) const {
+    return reinterpret_cast<float2*>(shared + kHeads * AtQuery<kTurned>::kFloats) + 32 * b;
+  }
+  /// Sum of q b over the pairs that do not turn.
+  __device__ __forceinline__ float& still(int b) const { return shared[kFloats - 4 + b]; }
+
+  /// One warp a head, behind the first kHeads; a barrier must follow.
+  __device__ void ask(const ScanAtArgs& args, const ScanAtSequence& s) const {
+    const int b = warp_id() - kHeads, pair = lane_id(), c = 2 * pair;
+    if (b < 0 || b >= kHeads) return;
+    auto parameter = [&](const MemberArray<const float>& of, int at, float otherwise) {
+      const float* from = of.at(blockIdx.y);
+      return from != nullptr ? load2(from + at, true) : make_float2(otherwise, otherwise);
+    };
+    float2 x = load2(s.row(s.p) + args.a.C + c, true);
+    const float2 norm = parameter(args.C_norm, c, 1), bias = parameter(args.C_bias, 64 * b + c, 0),
+                 w = parameter(args.B_norm, c, 1), plus = parameter(args.B_bias, 64 * b + c, 0);
+    const float squares = warp_sum(x.x * x.x + x.y * x.y);
+    const float inv =
+        args.C_norm.data != nullptr ? rsqrtf(fmaf(squares, 1.0f / 64, args.eps)) : 1.0f;
+    x = make_float2(x.x * inv * norm.x + bias.x, x.y * inv * norm.y + bias.y);
+    q(b)[pair] = x;
+    const AtQuery<kTurned> to = of(b);
+    float share = 0;
+    if (pair < kTurned * kAtLanes) {
+      to.products[pair] = make_float4(x.x * w.x, x.y * w.y, x.x * w.y, x.y * w.x);
+      to.same[pair] = make_float2(x.x * plus.x + x.y * plus.y, x.x * plus.y - x.y * plus.x);
+    } else {
+      to.still[pair - kTurned * kAtLanes] = make_float2(x.x * w.x, x.y * w.y);
+      share = x.x * plus.x + x.y * plus.y;
     }
-    __syncwarp();
+    share = warp_sum(share);
+    if (pair == 0) still(b) = share;
   }
 };
 

@@ -13,39 +13,40 @@ namespace statelab::cuda {
 template <int kHeads, int kTurned>
 class WholeBackward : ScanAtBackward {
  public:
-  /// Floats of shared memory: the forward pass's arrays, the queries, the warps' rows; then ScanAtBackwardMemory, then dz.
+  /// Floats of shared memory: the forward pass's arrays, the queries, the sums over tokens, dz, the warps' rows; then
+  /// ScanAtBackwardMemory.
   struct Memory {
-    int queries, rows, row_floats, arrays;
+    int sums, dz, rows, row_floats, arrays, end;
     __host__ __device__ Memory(const ScanAt& a, const ScanAtMemory& memory)
-        : queries(memory.arrays(a)),
-          rows(queries + memory.warps * AtQueries<kHeads, kTurned>::kFloats),
+        : sums(memory.arrays(a) + AtQueries<kHeads, kTurned>::kFloats),
+          dz(sums + kHeads * kShare),
+          rows(dz + 64 * kHeads),
           row_floats(kAtTokens * a.width),
-          arrays(rows + memory.warps * row_floats) {}
-    __host__ __device__ int end(const ScanAt& a, const ScanAtMemory& memory) const {
-      return ScanAtBackwardMemory(a, memory, arrays).end + 64 * kHeads;
-    }
+          arrays(rows + memory.warps * row_floats),
+          end(ScanAtBackwardMemory(a, memory, arrays).end) {}
   };
 
   __device__ WholeBackward(const ScanAtArgs& args, const ScanAtMemory& memory, const Memory& at,
                            float* shared)
-      : ScanAtBackward(args, memory, shared, at.arrays, shared + at.rows, at.row_floats),
-        rows(shared + at.rows + warp_id() * at.row_floats),
-        dz(shared + at.end(args.a, memory) - 64 * kHeads) {
-    queries.shared = shared + at.queries + warp_id() * AtQueries<kHeads, kTurned>::kFloats;
-  }
+      : ScanAtBackward(args, memory, shared, at.arrays),
+        queries{shared + memory.arrays(args.a)},
+        rows_of_warps(shared + at.rows),
+        rows(rows_of_warps + warp_id() * at.row_floats),
+        sums_of_tokens(shared + at.sums),
+        dz(shared + at.dz),
+        row_floats(at.row_floats) {}
 
   __device__ void run() {
     clear();
-    gate_whole();
+    gate();
+    queries.ask(args, s);
     s.weigh();  // with a barrier
-    s.template ask<4, true>();
-    queries.fill(args, s, queries.shared);
     keys();
     __syncthreads();
     sum_shares();
     wait_left();
     before();  // with a barrier: all rows have left
-    if (warp_id() == 0) query<AtRow>();
+    if (warp_id() == memory.warps - 1) parameters();
     for (int c = thread(); c < 64 * kHeads; c += threads()) drow(s.p)[a.z + c] = dz[c];
     tokens();
     __syncthreads();
@@ -53,6 +54,8 @@ class WholeBackward : ScanAtBackward {
   }
 
  private:
+  static constexpr int kKinds = 4 + 2 * kTurned;          // of pairs that a share has by lane
+  static constexpr int kShare = 2 * kAtLanes * kKinds + 4;  // of a head; `all` is behind the pairs
   /// Sums over a warp's tokens of one head.
   struct Sums {
     static constexpr int kTurns = AtQuery<kTurned>::kTurns;
@@ -89,7 +92,7 @@ class WholeBackward : ScanAtBackward {
   }
 
   /// dy to dout and dz: a lane takes two columns of each head. Mamba-3 norms each head, Mamba-2 all of them.
-  __device__ void gate_whole() {
+  __device__ void gate() {
     if (warp_id() >= (a.mamba3 ? kHeads : 1)) return;
     const int64_t row = static_cast<int64_t>(blockIdx.x) * 64 * kHeads;
     const float *dy = args.dy.at(blockIdx.y) + row, *o = args.o_in.at(blockIdx.y) + row;
@@ -153,6 +156,8 @@ class WholeBackward : ScanAtBackward {
   __device__ void keys() {
     const bool has_norm = args.B_norm.data != nullptr,
                learned = a.rotation == ScanAt::Rotation::kDataDependent;
+    const int of_head = learned ? a.nangles : 0;  // angles
+    const float* const behind = s.behind + warp_id() * memory.chains;
     Sums sums[kHeads] = {};
     Rows ahead = {};
     if (s.begin < s.end) load(min(s.begin + lane_id() / kAtLanes, s.end - 1), ahead);
@@ -168,7 +173,7 @@ class WholeBackward : ScanAtBackward {
         squares += k.v[part].x * k.v[part].x + k.v[part].y * k.v[part].y;
 #pragma unroll
       for (int b = 0; b < kHeads; ++b) {
-        score[b].meet(queries.of(b), k, psi + b * queries.first_angle, a.nangles, queries.still[b]);
+        score[b].meet(queries.of(b), k, psi + b * of_head, behind + b * of_head, a.nangles);
         value[b] = 0;
         AtRow d;
         d.read(dout + 64 * b, 64);
@@ -187,20 +192,22 @@ class WholeBackward : ScanAtBackward {
       float dot = 0;
 #pragma unroll
       for (int b = 0; b < kHeads; ++b) {
-        const float raw = lanes_sum<kAtLanes>(score[b].raw), u = lanes_sum<kAtLanes>(value[b]),
-                    whole = fmaf(inv, raw, lanes_sum<kAtLanes>(score[b].plus));
-        const int of_head = t * kHeads + b;
-        const float decay = in ? s.decay[of_head] : 0.0f, c = decay * s.weight[of_head], cu = c * u;
+        const float raw = lanes_sum<kAtLanes>(score[b].raw), u = lanes_sum<kAtLanes>(value[b]);
+        float plus = queries.still(b);
+        if constexpr (kTurned > 0) plus += lanes_sum<kAtLanes>(score[b].plus);
+        const float whole = fmaf(inv, raw, plus);
+        const int at = t * kHeads + b;
+        const float decay = in ? s.decay[at] : 0.0f, c = decay * s.weight[at], cu = c * u;
         float dx = c * whole;
         if (at_t == s.p) {
           dx += __ldg(args.D.at(blockIdx.y) + b);
           if (lane_id() % kAtLanes == 0) parts[args.slot.D + b] = u;
         }
         if (in && lane_id() % kAtLanes == 0)
-          dweight[of_head] = decay * whole * u, flow[of_head] = cu * whole;
+          dweight[at] = decay * whole * u, flow[at] = cu * whole;
         dot += cu * raw;
         add(queries.of(b), score[b], k, inv, cu, sums[b], dk,
-            learned && in ? psi + b * queries.first_angle : nullptr);
+            learned && in ? psi + b * of_head : nullptr);
         AtRow d;
         d.read(dout + 64 * b, 64);
 #pragma unroll
@@ -229,14 +236,14 @@ class WholeBackward : ScanAtBackward {
     sums.all += cu;
 #pragma unroll
     for (int part = 0; part < 4; ++part) {
+      const int pair = AtRow::column(part) / 2;
       const float2 key = k.v[part];
       float2& d = dk.v[part];
       if (part < kTurned) {
-        const float4 of = q.products[part * kAtLanes];
-        const float2 same = q.same[part * kAtLanes], by = score.by[part],
+        const float4 of = q.products[pair];
+        const float2 same = q.same[pair], by = score.by[part],
                      raw = score.raw_of[part];
         const float c = cu * by.y, s = cu * by.x;
-        const int pair = AtRow::column(part) / 2;
         if (dpsi != nullptr && (kTurned == 2 || pair < a.nangles))
           dpsi[pair] = c * fmaf(inv, raw.y, same.y) - s * fmaf(inv, raw.x, same.x);
         float2 &cosine = sums.cosine[part], &sine = sums.sine[part], &turned = sums.turned[part];
@@ -245,7 +252,7 @@ class WholeBackward : ScanAtBackward {
         turned.x += s, turned.y += c;
         d.x += c * of.x - s * of.w, d.y += c * of.y + s * of.z;
       } else {
-        const float2 of = q.still[(part - kTurned) * kAtLanes];
+        const float2 of = q.still[pair - kTurned * kAtLanes];
         float2& still = sums.still[part];
         still.x += cu * key.x, still.y += cu * key.y;
         d.x += cu * of.x, d.y += cu * of.y;
@@ -253,51 +260,29 @@ class WholeBackward : ScanAtBackward {
     }
   }
 
-  /// To this warp's shares, in the memory of its rows.
-  __device__ void share_sums(Sums (&sums)[kHeads]) {
-    const float *of_norm = args.B_norm.at(blockIdx.y), *of_heads = args.B_bias.at(blockIdx.y);
-    AtRow w, dnorm = {};
-    w.fill(of_norm, 64, 1.0f);
+  /// To this warp's share, in the memory of its rows.
+  __device__ void share_sums(const Sums (&sums)[kHeads]) {
     wait_rows();
 #pragma unroll
     for (int b = 0; b < kHeads; ++b) {
-      AtRow q, bias, dbias, dquery;
-      q.read(s.query + 64 * b, 64);
-      bias.fill(of_heads == nullptr ? nullptr : of_heads + 64 * b, 64, 0.0f);
-      const float all = tokens_sum(sums[b].all);
+      float2* const to = reinterpret_cast<float2*>(rows + b * kShare) + lane_id() % kAtLanes;
+      auto put = [&](int kind, float2 x) {
+        x = make_float2(tokens_sum(x.x), tokens_sum(x.y));
+        if (lane_id() < kAtLanes) to[kind * kAtLanes] = x;
+      };
 #pragma unroll
       for (int part = 0; part < 4; ++part) {
-        const float2 x = q.v[part], norm = w.v[part], plus = bias.v[part];
-        float2 &dw = dnorm.v[part], &db = dbias.v[part], &dq_here = dquery.v[part];
         if (part < kTurned) {
-          const float2 cosine = tokens_sum(sums[b].cosine[part]),
-                       sine = tokens_sum(sums[b].sine[part]),
-                       turned = tokens_sum(sums[b].turned[part]);
-          dw.x += x.x * cosine.x - x.y * sine.x, dw.y += x.x * sine.y + x.y * cosine.y;
-          db = make_float2(x.x * turned.y - x.y * turned.x, x.x * turned.x + x.y * turned.y);
-          dq_here = make_float2(norm.x * cosine.x + norm.y * sine.y + plus.x * turned.y +
-                                    plus.y * turned.x,
-                                norm.y * cosine.y - norm.x * sine.x + plus.y * turned.y -
-                                    plus.x * turned.x);
-          // Back from what this warp's tokens see of the query.
-          const int chain = s.chain(b, AtRow::column(part) / 2);
-          if (chain < 0) continue;
-          const float2 by = s.turned_behind(chain);
-          dq_here = make_float2(dq_here.x * by.y + dq_here.y * by.x,
-                                dq_here.y * by.y - dq_here.x * by.x);
+          put(part, sums[b].cosine[part]);
+          put(4 + part, sums[b].sine[part]);
+          put(4 + kTurned + part, sums[b].turned[part]);
         } else {
-          const float2 still = tokens_sum(sums[b].still[part]);
-          dw.x += x.x * still.x, dw.y += x.y * still.y;
-          db = make_float2(x.x * all, x.y * all);
-          dq_here = make_float2(norm.x * still.x + plus.x * all, norm.y * still.y + plus.y * all);
+          put(part, sums[b].still[part]);
         }
       }
-      if (lane_id() < kAtLanes) {
-        dbias.store(share(b), 64, true);
-        dquery.store(share(kHeads + b), 64, true);
-      }
+      const float all = tokens_sum(sums[b].all);
+      if (lane_id() == 0) rows[(b + 1) * kShare - 4] = all;
     }
-    if (lane_id() < kAtLanes) dnorm.store(share(2 * kHeads), 64, true);
   }
   /// Over the tokens of a warp; all lanes get it.
   static __device__ __forceinline__ float tokens_sum(float x) {
@@ -305,8 +290,62 @@ class WholeBackward : ScanAtBackward {
     for (int d = kAtLanes; d < kWarp; d *= 2) x += __shfl_xor_sync(kAllLanes, x, d);
     return x;
   }
-  static __device__ __forceinline__ float2 tokens_sum(float2 x) {
-    return make_float2(tokens_sum(x.x), tokens_sum(x.y));
+
+  /// The warps' shares, in order.
+  __device__ void sum_shares() {
+    for (int c = thread(); c < kHeads * kShare; c += threads()) {
+      float sum = 0;
+#pragma unroll 4
+      for (int w = 0; w < memory.warps; ++w) sum += rows_of_warps[w * row_floats + c];
+      sums_of_tokens[c] = sum;
+    }
+  }
+
+  /// The gradients of norms and biases, zero for those that are absent, and C's at the position. One warp, a lane a pair.
+  __device__ void parameters() {
+    const int pair = lane_id(), c = 2 * pair, part = pair / kAtLanes;
+    const float *of_B = args.B_norm.at(blockIdx.y), *of_C = args.C_norm.at(blockIdx.y),
+                *biases = args.B_bias.at(blockIdx.y);
+    const float2 none = make_float2(0, 0), one = make_float2(1, 1);
+    const float2 w = of_B != nullptr ? load2(of_B + c, true) : one,
+                 w_C = of_C != nullptr ? load2(of_C + c, true) : one,
+                 raw = load2(s.row(s.p) + a.C + c, true);
+    float2 dw = none, dC = none;
+    auto put = [&](int at, float2 x, bool there) {
+      parts[at + c] = there ? x.x : 0.0f, parts[at + c + 1] = there ? x.y : 0.0f;
+    };
+#pragma unroll
+    for (int b = 0; b < kHeads; ++b) {
+      const float2* const sum =
+          reinterpret_cast<const float2*>(sums_of_tokens + b * kShare) + pair % kAtLanes;
+      const float all = sums_of_tokens[(b + 1) * kShare - 4];
+      const float2 q = queries.q(b)[pair],
+                   plus = biases != nullptr ? load2(biases + 64 * b + c, true) : none,
+                   cosine = sum[part * kAtLanes];  // of pairs that do not turn the only one
+      const bool turns = part < kTurned;
+      const float2 sine = turns ? sum[(4 + part) * kAtLanes] : none,
+                   turned = turns ? sum[(4 + kTurned + part) * kAtLanes] : make_float2(0, all);
+      dw.x += q.x * cosine.x - q.y * sine.x, dw.y += q.x * sine.y + q.y * cosine.y;
+      const float2 dq = make_float2(
+          w.x * cosine.x + w.y * sine.y + plus.x * turned.y + plus.y * turned.x,
+          w.y * cosine.y - w.x * sine.x + plus.y * turned.y - plus.x * turned.x);
+      dC.x += dq.x, dC.y += dq.y;
+      if (!a.mamba3) continue;
+      put(args.slot.B_bias + 64 * b,
+          make_float2(q.x * turned.y - q.y * turned.x, q.x * turned.x + q.y * turned.y),
+          biases != nullptr);
+      put(args.slot.C_bias + 64 * b, dq, args.C_bias.data != nullptr);
+    }
+    const float inv = rsqrtf(fmaf(warp_sum(raw.x * raw.x + raw.y * raw.y), 1.0f / 64, args.eps)),
+                dot = warp_sum(dC.x * w_C.x * raw.x + dC.y * w_C.y * raw.y) * inv * (1.0f / 64);
+    if (a.mamba3) {
+      put(args.slot.B_norm, dw, of_B != nullptr);
+      put(args.slot.C_norm, make_float2(dC.x * raw.x * inv, dC.y * raw.y * inv), of_C != nullptr);
+    }
+    if (of_C != nullptr)
+      dC = make_float2(inv * (dC.x * w_C.x - raw.x * inv * dot),
+                       inv * (dC.y * w_C.y - raw.y * inv * dot));
+    store2(drow(s.p) + a.C + c, dC.x, dC.y, true);
   }
 
   /// The rows that lie in shared memory to dproj, those that the sequence has. Hopper's bulk copy takes them where it can.
@@ -345,9 +384,10 @@ class WholeBackward : ScanAtBackward {
 #endif
   }
 
-  float* const rows;  // this warp's (kAtTokens, width)
-  float* const dz;
-  AtQueries<kHeads, kTurned> queries;
+  const AtQueries<kHeads, kTurned> queries;
+  float *const rows_of_warps, *const rows;  // this warp's (kAtTokens, width)
+  float *const sums_of_tokens, *const dz;
+  const int row_floats;
 };
 
 }  // namespace statelab::cuda
