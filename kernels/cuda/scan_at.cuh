@@ -79,9 +79,9 @@ struct ScanAtMemory {
         psi_pitch(angles | 1),
         theta_pitch(a.nangles | 1),
         chains(angles + a.nheads) {}
-  /// psi and theta, then dt, lam, decay, weight by head, the runs' totals and what lies behind them; a multiple of 4.
+  /// psi and theta, then dt, lam, falls, decay, weight by head, the runs' totals and what lies behind them; a multiple of 4.
   __host__ __device__ int arrays(const ScanAt& a) const {
-    return quads(tokens * (4 * a.nheads + psi_pitch + theta_pitch) + 2 * warps * chains);
+    return quads(tokens * (5 * a.nheads + psi_pitch + theta_pitch) + 2 * warps * chains);
   }
   __host__ __device__ static int quads(int floats) { return (floats + 3) / 4 * 4; }
   /// The warps' queries.
@@ -195,7 +195,8 @@ class ScanAtSequence {
   const float* rows;  ///< of proj
   float* psi;         ///< (seqlen, psi_pitch): the angle summed over the warp's own tokens behind
   float* theta;       ///< (seqlen, theta_pitch): the angle of a step of size 1, where it depends on data
-  float *dt, *lam, *decay, *weight;  ///< (seqlen, heads); decay: alpha multiplied over (t, p]
+  /// (seqlen, heads). falls: -A before the floor; decay: alpha multiplied over (t, p].
+  float *dt, *lam, *falls, *decay, *weight;
   float* totals;                     ///< (warps, chains): the runs' sums, angles first
   float* behind;                     ///< (warps, chains): of the runs behind
   float* query;  ///< (heads, d_state), this warp's, as its tokens' angles see them
@@ -206,7 +207,7 @@ class ScanAtSequence {
     psi = shared;
     theta = psi + memory.tokens * memory.psi_pitch;
     dt = theta + memory.tokens * memory.theta_pitch;
-    lam = dt + each, decay = lam + each, weight = decay + each;
+    lam = dt + each, falls = lam + each, decay = falls + each, weight = decay + each;
     totals = weight + each, behind = totals + memory.warps * memory.chains;
     query = shared + memory.arrays(args.a) + warp_id() * H * ScanAtMemory::state_pitch(args.a);
     p = position();
@@ -223,19 +224,22 @@ class ScanAtSequence {
     const ScanAt& a = p_.a;
     const int H = a.nheads, lane = lane_id(), items = (end - begin) * H;
     const bool learned = a.rotation == ScanAt::Rotation::kDataDependent;
-    const float* bias = p_.dt_bias.at(blockIdx.y);
+    Narrow first[2];  // on their way while theta is computed
+    first[0].load(*this, lane, items), first[1].load(*this, lane + kWarp, items);
     if (learned) turn_steps();
 #pragma unroll 1
     for (int i = lane; i < items; i += kWarp) {
-      const int token = i / H, h = i - token * H, at = begin * H + i;
-      const float* r = row(begin + token) + h;
-      const float step = softplusf(__ldg(r + a.dd_dt) + __ldg(bias + h));
+      const int at = begin * H + i;
+      const float step = softplusf(first[0].dt);
       dt[at] = step;
       float l = 1;
-      if (a.mamba3 && a.discretization == D::kTrapezoidal) l = sigmoidf(__ldg(r + a.trap));
+      if (a.mamba3 && a.discretization == D::kTrapezoidal) l = sigmoidf(first[0].trap);
       if (a.discretization == D::kHalf) l = 0.5f;
       lam[at] = l;
-      decay[at] = rate(r - h, h) * step;
+      falls[at] = a.mamba3 ? activated(first[0].A) : expf(first[0].A);
+      decay[at] = rate(at) * step;
+      first[0] = first[1];
+      first[1].load(*this, i + 2 * kWarp, items);
     }
     __syncwarp();
     // From the run's last token down: each gets the sum of those behind it.
@@ -292,13 +296,17 @@ class ScanAtSequence {
     __syncwarp();
   }
 
-  /// A of a head at a token's row, negative.
-  __device__ __forceinline__ float rate(const float* r, int h) const {
-    if (!p_.a.mamba3) return -expf(__ldg(p_.A_log.at(blockIdx.y) + h));
-    return -fmaxf(activated(__ldg(r + p_.a.dd_A + h)), p_.a_floor);
+  /// A of a token and head, negative.
+  __device__ __forceinline__ float rate(int at) const {
+    return p_.a.mamba3 ? -fmaxf(falls[at], p_.a_floor) : -falls[at];
   }
   __device__ __forceinline__ float activated(float x) const {
     return !p_.a.heavy_tail ? softplusf(x) : x >= 0 ? 1 + x : __fdividef(1.0f, 1 - x);
+  }
+  /// dA / d dd_A: of softplus exp(-f) - 1.
+  __device__ __forceinline__ float slope(int at) const {
+    const float f = falls[at];
+    return f < p_.a_floor ? 0.0f : !p_.a.heavy_tail ? expm1f(-f) : f >= 1 ? -1.0f : -f * f;
   }
   /// The column of psi of a head's pair, -1 for pairs that do not turn.
   __device__ __forceinline__ int chain(int h, int pair) const {
@@ -366,6 +374,21 @@ class ScanAtSequence {
     for (int w = 0; w < memory_.warps; ++w) last = max(last, last_of_warp[w]);
     return last;
   }
+  /// Of an item of this warp, a token and head: dt with its bias, before activation.
+  struct Narrow {
+    float dt, A, trap;
+    __device__ __forceinline__ void load(const ScanAtSequence& s, int i, int items) {
+      dt = A = trap = 0;
+      if (i >= items) return;
+      const ScanAt& a = s.p_.a;
+      const int token = i / a.nheads, h = i - token * a.nheads;
+      const float* r = s.row(s.begin + token) + h;
+      dt = __ldg(r + a.dd_dt) + __ldg(s.p_.dt_bias.at(blockIdx.y) + h);
+      A = a.mamba3 ? __ldg(r + a.dd_A) : __ldg(s.p_.A_log.at(blockIdx.y) + h);
+      if (a.mamba3 && a.discretization == ScanAt::Discretization::kTrapezoidal)
+        trap = __ldg(r + a.trap);
+    }
+  };
   /// theta of this warp's tokens; no barrier.
   __device__ void turn_steps() {
     const int n = p_.a.nangles, together = max(kWarp / n, 1), of_lane = lane_id() / n;

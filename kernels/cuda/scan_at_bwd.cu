@@ -366,7 +366,7 @@ std::string scan_at_limit(const ScanAt& a, int seqlen) {
   };
   if (a.headdim > 128) return text("headdim", a.headdim);
   if (a.d_state > 128) return text("d_state", a.d_state);
-  const int64_t of_tokens = 4 * int64_t{seqlen} * (4 * a.nheads + scan_at_angles(a));
+  const int64_t of_tokens = 4 * int64_t{seqlen} * (5 * a.nheads + scan_at_angles(a) + a.nangles);
   if (of_tokens > shared_bytes_per_block())
     return std::to_string(seqlen) + " positions need at least " + std::to_string(of_tokens) +
            " bytes of shared memory";

@@ -69,16 +69,12 @@ class ScanAtBackward {
   __device__ void tokens() {
     using D = ScanAt::Discretization;
     const int H = a.nheads, n = a.nangles, count = s.end - s.begin, turning = own_angles();
-    const float* bias = args.dt_bias.at(blockIdx.y);
     const float* const others = s.behind + warp_id() * memory.chains;
 #pragma unroll 1
     for (int i = lane_id(); i < count * H; i += kWarp) {
       const int token = i / H, h = i - token * H, t = s.begin + token, here = s.begin * H + i;
-      const float* row = s.row(t);
       float* const to = drow(t);
-      const float raw_dt = __ldg(row + a.dd_dt + h) + __ldg(bias + h),
-                  raw_A = a.mamba3 ? __ldg(row + a.dd_A + h) : 0.0f;
-      const float dt = s.dt[here], lam = s.lam[here], rate = s.rate(row, h);
+      const float dt = s.dt[here], lam = s.lam[here], rate = s.rate(here);
       const float dgam = dweight[here], ddel = t > 0 ? dweight[here - H] : 0.0f;
       const float flowed = flow[here] + others[turning + h];
       float ddt = rate * flowed;
@@ -89,15 +85,10 @@ class ScanAtBackward {
         for (int j = 0; j < n; ++j) ddt += theta[j] * (psi[j] + other[j]);
       }
       ddt += lam * dgam + (1 - lam) * ddel;
-      const float draw = ddt * sigmoidf(raw_dt);
+      const float draw = -ddt * expm1f(-dt);  // softplus' is 1 - exp(-softplus)
       to[a.dd_dt + h] = draw;
       if (a.mamba3) {
-        const float f = s.activated(raw_A);
-        const float slope = f < args.a_floor ? 0.0f
-                            : !a.heavy_tail  ? -sigmoidf(raw_A)
-                            : raw_A >= 0     ? -1.0f
-                                             : -f * f;
-        to[a.dd_A + h] = flowed * dt * slope;
+        to[a.dd_A + h] = flowed * dt * s.slope(here);
         if (a.discretization == D::kTrapezoidal)
           to[a.trap + h] = dt * (dgam - ddel) * lam * (1 - lam);
       }

@@ -29,9 +29,8 @@ struct AtQuery {
 template <int kTurned>
 struct AtScore {
   static constexpr int kTurns = AtQuery<kTurned>::kTurns;
-  float2 by[kTurns];      // sine, cosine
-  float2 raw_of[kTurns];  // m, n
-  float raw, plus;        // the score is inv raw + plus, and AtQueries::still
+  float2 by[kTurns];  // sine, cosine
+  float raw, plus;    // the score is inv raw + plus, and AtQueries::still
 
   /// A lane's shares. `angles`, `behind`: of the head at the token and behind this warp's tokens, `nangles` of them.
   __device__ __forceinline__ void meet(const AtQuery<kTurned>& q, const AtRow& B,
@@ -47,7 +46,6 @@ struct AtScore {
         const float4 of = q.products[pair];
         const float2 same = q.same[pair];
         const float m = of.x * b.x + of.y * b.y, n = of.z * b.y - of.w * b.x;
-        raw_of[part] = make_float2(m, n);
         raw += by[part].y * m + by[part].x * n;
         plus += by[part].y * same.x + by[part].x * same.y;
       } else {

@@ -37,11 +37,13 @@ class WholeBackward : ScanAtBackward {
         row_floats(at.row_floats) {}
 
   __device__ void run() {
+    Rows ahead = {};
+    if (s.begin < s.end) load(min(s.begin + lane_id() / kAtLanes, s.end - 1), ahead);
     clear();
     gate();
     queries.ask(args, s);
     s.weigh();  // with a barrier
-    keys();
+    keys(ahead);
     __syncthreads();
     sum_shares();
     wait_left();
@@ -153,14 +155,12 @@ class WholeBackward : ScanAtBackward {
   }
 
   /// dx and B's gradient of this warp's tokens, its shares of the parameters' and the query's.
-  __device__ void keys() {
+  __device__ void keys(Rows& ahead) {
     const bool has_norm = args.B_norm.data != nullptr,
                learned = a.rotation == ScanAt::Rotation::kDataDependent;
     const int of_head = learned ? a.nangles : 0;  // angles
     const float* const behind = s.behind + warp_id() * memory.chains;
     Sums sums[kHeads] = {};
-    Rows ahead = {};
-    if (s.begin < s.end) load(min(s.begin + lane_id() / kAtLanes, s.end - 1), ahead);
     for (int first = s.begin; first < s.end; first += kAtTokens) {
       const int at_t = first + lane_id() / kAtLanes, t = min(at_t, s.end - 1);
       const bool in = at_t < s.end;
@@ -206,7 +206,7 @@ class WholeBackward : ScanAtBackward {
         if (in && lane_id() % kAtLanes == 0)
           dweight[at] = decay * whole * u, flow[at] = cu * whole;
         dot += cu * raw;
-        add(queries.of(b), score[b], k, inv, cu, sums[b], dk,
+        add(queries.of(b), score[b], k, cu, sums[b], dk,
             learned && in ? psi + b * of_head : nullptr);
         AtRow d;
         d.read(dout + 64 * b, 64);
@@ -231,7 +231,7 @@ class WholeBackward : ScanAtBackward {
 
   /// Of one head: to the sums over tokens, to the key's cotangent times w, and what the token gives its angles.
   __device__ __forceinline__ void add(const AtQuery<kTurned>& q, const AtScore<kTurned>& score,
-                                      const AtRow& k, float inv, float cu, Sums& sums, AtRow& dk,
+                                      const AtRow& k, float cu, Sums& sums, AtRow& dk,
                                       float* dpsi) const {
     sums.all += cu;
 #pragma unroll
@@ -241,11 +241,11 @@ class WholeBackward : ScanAtBackward {
       float2& d = dk.v[part];
       if (part < kTurned) {
         const float4 of = q.products[pair];
-        const float2 same = q.same[pair], by = score.by[part],
-                     raw = score.raw_of[part];
+        const float2 same = q.same[pair], by = score.by[part];
         const float c = cu * by.y, s = cu * by.x;
         if (dpsi != nullptr && (kTurned == 2 || pair < a.nangles))
-          dpsi[pair] = c * fmaf(inv, raw.y, same.y) - s * fmaf(inv, raw.x, same.x);
+          dpsi[pair] = c * (of.z * key.y - of.w * key.x + same.y) -
+                       s * (of.x * key.x + of.y * key.y + same.x);
         float2 &cosine = sums.cosine[part], &sine = sums.sine[part], &turned = sums.turned[part];
         cosine.x += c * key.x, cosine.y += c * key.y;
         sine.x += s * key.x, sine.y += s * key.y;
