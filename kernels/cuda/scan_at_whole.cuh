@@ -56,6 +56,28 @@ struct AtScore {
   }
 };
 
+/// Rows of a lane's token: its key, its x of all heads.
+template <int kHeads>
+struct AtRows {
+  AtRow k, x[kHeads];
+  /// Of a warp's tokens from `first` on, the last again behind it. Volatile: where the loads stand they stay, before the arithmetic of
+  /// the tokens at hand.
+  __device__ __forceinline__ void load(const ScanAt& a, const ScanAtSequence& s, int first) {
+    if (first >= s.end) return;
+    const float* row = s.row(min(first + lane_id() / kAtLanes, s.end - 1)) + AtRow::column(0);
+    auto fetch = [&](AtRow& to, int column) {
+#pragma unroll
+      for (int part = 0; part < 4; ++part)
+        asm volatile("ld.global.nc.v2.f32 {%0,%1}, [%2];"
+                     : "=f"(to.v[part].x), "=f"(to.v[part].y)
+                     : "l"(row + column + 2 * kAtLanes * part));
+    };
+    fetch(k, a.B);
+#pragma unroll
+    for (int b = 0; b < kHeads; ++b) fetch(x[b], a.x + 64 * b);
+  }
+};
+
 /// The heads that these kernels take, and the parts of a row that turn: 2 where 16 pairs do, 4 where another number does.
 inline bool scan_at_whole(const ScanAt& a) {
   return a.headdim == 64 && a.d_state == 64 && a.ngroups == 1 && a.nheads <= 2 && a.width % 2 == 0;

@@ -38,7 +38,7 @@ class WholeBackward : ScanAtBackward {
 
   __device__ void run() {
     Rows ahead = {};
-    if (s.begin < s.end) load(min(s.begin + lane_id() / kAtLanes, s.end - 1), ahead);
+    ahead.load(a, s, s.begin);
     clear();
     gate();
     queries.ask(args, s);
@@ -66,9 +66,7 @@ class WholeBackward : ScanAtBackward {
     float2 still[4];                      // c_t u_t B' of the other parts
     float all;                            // c_t u_t
   };
-  struct Rows {
-    AtRow k, x[kHeads];
-  };
+  using Rows = AtRows<kHeads>;
 
   /// This warp's rows in shared memory, and the rows of dproj behind the last four.
   __device__ void clear() {
@@ -139,21 +137,6 @@ class WholeBackward : ScanAtBackward {
   }
   static __device__ __forceinline__ float silu(float x) { return x * sigmoidf(x); }
 
-  /// Of token t. Volatile: where the loads stand they stay, before the arithmetic of the tokens at hand.
-  __device__ __forceinline__ void load(int t, Rows& to) const {
-    const float* row = s.row(t) + AtRow::column(0);
-    auto fetch = [&](AtRow& r, int column) {
-#pragma unroll
-      for (int part = 0; part < 4; ++part)
-        asm volatile("ld.global.nc.v2.f32 {%0,%1}, [%2];"
-                     : "=f"(r.v[part].x), "=f"(r.v[part].y)
-                     : "l"(row + column + 2 * kAtLanes * part));
-    };
-    fetch(to.k, a.B);
-#pragma unroll
-    for (int b = 0; b < kHeads; ++b) fetch(to.x[b], a.x + 64 * b);
-  }
-
   /// dx and B's gradient of this warp's tokens, its shares of the parameters' and the query's.
   __device__ void keys(Rows& ahead) {
     const bool has_norm = args.B_norm.data != nullptr,
@@ -181,8 +164,7 @@ class WholeBackward : ScanAtBackward {
         for (int part = 0; part < 4; ++part)
           value[b] += d.v[part].x * ahead.x[b].v[part].x + d.v[part].y * ahead.x[b].v[part].y;
       }
-      if (first + kAtTokens < s.end)
-        load(min(first + kAtTokens + lane_id() / kAtLanes, s.end - 1), ahead);
+      ahead.load(a, s, first + kAtTokens);
       squares = lanes_sum<kAtLanes>(squares);
       const float inv = has_norm ? rsqrtf(fmaf(squares, 1.0f / 64, args.eps)) : 1.0f;
 #pragma unroll
