@@ -19,15 +19,17 @@ __global__ void __launch_bounds__(kAtMaxWarps* kWarp, 2)
   extern __shared__ float4 memory_of_block[];
   float* const shared = reinterpret_cast<float*>(memory_of_block);
   const ScanAt& a = args.a;
-  const ScanAtMemory memory(a, args.angles, args.seqlen);
-  ScanAtSequence s(args, memory, shared);
+  const ScanAtMemory& memory = args.memory;
+  ScanAtSequence s(args, shared);
+  float* const queries = shared + memory.arrays;
+  float* const query = queries + warp_id() * a.nheads * memory.state_pitch;
   s.weigh();
-  s.ask<kStates, kWhole>();
+  s.ask<kStates, kWhole>(query);
   using State = AtPairs<kStates, kWhole>;
   using Channels = AtPairs<kChannels, kWhole>;
   const int H = a.nheads, P = kWhole ? 16 * kChannels : a.headdim,
             N = kWhole ? 16 * kStates : a.d_state, inner = H * P;
-  float* const sums = shared + memory.arrays(a) + memory.queries(a);  // (warps, d_inner)
+  float* const sums = queries + memory.warps * H * memory.state_pitch;  // (warps, d_inner)
   const bool has_norm = args.B_norm.data != nullptr;
   const float inverse_n = 1.0f / static_cast<float>(N);
   State norm;
@@ -39,7 +41,7 @@ __global__ void __launch_bounds__(kAtMaxWarps* kWarp, 2)
     const float* of_heads = args.B_bias.at(blockIdx.y);
 #pragma unroll
     for (int b = 0; b < kHeads; ++b) {
-      q[b].read(s.query + (h0 + b) * ScanAtMemory::state_pitch(a), N);
+      q[b].read(query + (h0 + b) * memory.state_pitch, N);
       bias[b].fill(of_heads == nullptr ? nullptr : of_heads + (h0 + b) * N, N, 0.0f);
     }
     for (int first = s.begin; first < s.end; first += kAtTokens) {
@@ -110,13 +112,6 @@ __global__ void __launch_bounds__(kAtMaxWarps* kWarp, 2)
   }
 }
 
-/// Floats of shared memory: ScanAtMemory's arrays, the queries, the warps' sums of o, those of squares.
-template <int kHeads, int kTurned>
-int whole_floats(const ScanAt& a, const ScanAtMemory& memory) {
-  return memory.arrays(a) + AtQueries<kHeads, kTurned>::kFloats + memory.warps * 64 * kHeads +
-         kAtMaxWarps;
-}
-
 /// The heads of scan_at_whole.cuh, all at once.
 template <int kHeads, int kTurned>
 __global__ void __launch_bounds__(kAtMaxWarps* kWarp, 2)
@@ -125,21 +120,21 @@ __global__ void __launch_bounds__(kAtMaxWarps* kWarp, 2)
   float* const shared = reinterpret_cast<float*>(memory_of_block);
   constexpr int kInner = 64 * kHeads;
   const ScanAt& a = args.a;
-  const ScanAtMemory memory(a, args.angles, args.seqlen);
-  ScanAtSequence s(args, memory, shared);
-  const AtQueries<kHeads, kTurned> queries{shared + memory.arrays(a)};
+  const ScanAtMemory& memory = args.memory;
+  ScanAtSequence s(args, shared);
+  const AtQueries<kHeads, kTurned> queries{shared + memory.arrays};
   float* const sums = queries.shared + AtQueries<kHeads, kTurned>::kFloats;  // (warps, d_inner)
   float* const squares_of_warps = sums + memory.warps * kInner;
   AtRows<kHeads> ahead = {};
-  ahead.load(a, s, s.begin);
+  ahead.load(s, s.begin);
   // The first threads keep a column of the position each until the end.
   const int column = static_cast<int>(threadIdx.x);
   const bool has_column = column < kInner, has_out_norm = args.norm.data != nullptr,
              has_norm = args.B_norm.data != nullptr;
   float skip = 0, z = 0, out_norm = 1;
   if (has_column) {
-    skip = __ldg(args.D.at(blockIdx.y) + column / 64) * __ldg(s.row(s.p) + a.x + column);
-    z = __ldg(s.row(s.p) + a.z + column);
+    skip = __ldg(args.D.at(blockIdx.y) + column / 64) * __ldg(s.row(s.p) + kInner + column);
+    z = __ldg(s.row(s.p) + column);
     if (has_out_norm) out_norm = __ldg(args.norm.at(blockIdx.y) + column);
   }
   queries.ask(args, s);
@@ -150,7 +145,7 @@ __global__ void __launch_bounds__(kAtMaxWarps* kWarp, 2)
   for (int first = s.begin; first < s.end; first += kAtTokens) {
     const int at = first + lane_id() / kAtLanes, t = min(at, s.end - 1);
     const AtRows<kHeads> here = ahead;
-    ahead.load(a, s, first + kAtTokens);
+    ahead.load(s, first + kAtTokens);
     float squares = 0;
 #pragma unroll
     for (int part = 0; part < 4; ++part)
@@ -202,7 +197,7 @@ __global__ void __launch_bounds__(kAtMaxWarps* kWarp, 2)
 void launch(const CudaCall& call, CUstream_st* stream) {
   ScanAtArgs args(scan_at_dims(*call.attributes), call, 0);
   args.y = member_array<float>(call.out[0]), args.o = member_array<float>(call.out[1]);
-  const ScanAtMemory memory(args.a, args.angles, args.seqlen);
+  const ScanAtMemory& memory = args.memory;
   const dim3 grid(static_cast<unsigned>((*call.in[0].shape)[0]),
                   static_cast<unsigned>(call.members));
   auto start = [&](auto kernel, int floats) {
@@ -214,14 +209,15 @@ void launch(const CudaCall& call, CUstream_st* stream) {
   bool started = false;
   if (scan_at_whole(args.a)) {
     scan_at_whole_sizes(args, [&]<int kHeads, int kTurned>() {
-      const int floats = whole_floats<kHeads, kTurned>(args.a, memory);
+      const int floats = memory.arrays + AtQueries<kHeads, kTurned>::kFloats +
+                         memory.warps * 64 * kHeads + kAtMaxWarps;
       if (4 * floats > shared_bytes_per_block()) return;
       start(scan_at_whole_kernel<kHeads, kTurned>, floats);
       started = true;
     });
   }
   if (!started) {
-    const int floats = memory.forward(args.a);
+    const int floats = scan_at_floats(args.a, memory);
     scan_at_sizes(args, [&]<int kStates, int kChannels, bool kWhole>() {
       args.a.nheads / args.a.ngroups % 2 == 0
           ? start(scan_at_kernel<kStates, kChannels, kWhole, 2>, floats)

@@ -37,8 +37,40 @@ inline int scan_at_angles(const ScanAt& a) {
 /// Why such a sequence does not run, "" where it does.
 std::string scan_at_limit(const ScanAt& a, int seqlen);
 
+/// Shared memory in floats: what a kernel holds first. The host lays it out, so that a kernel finds each place among its constants.
+/// Strides by token are odd: threads of neighbouring tokens hit other banks.
+struct ScanAtMemory {
+  int warps, tokens, psi_pitch, theta_pitch, chains;
+  int theta, dt, lam, falls, decay, weight, totals, behind;  // first floats; psi is at 0
+  int arrays;                                                // floats of all, a multiple of 4
+  int state_pitch;
+  ScanAtMemory(const ScanAt& a, int angles, int seqlen)
+      : warps(seqlen <= 64 ? kAtMaxWarps / 2 : kAtMaxWarps),
+        tokens((seqlen + kAtTokens - 1) / kAtTokens * kAtTokens),
+        psi_pitch(angles | 1),
+        theta_pitch(a.nangles | 1),
+        chains(angles + a.nheads),
+        theta(tokens * psi_pitch),
+        dt(theta + tokens * theta_pitch),
+        lam(dt + tokens * a.nheads),
+        falls(lam + tokens * a.nheads),
+        decay(falls + tokens * a.nheads),
+        weight(decay + tokens * a.nheads),
+        totals(weight + tokens * a.nheads),
+        behind(totals + warps * chains),
+        arrays(quads(behind + warps * chains)),
+        state_pitch((a.d_state + 1) / 2 * 2) {}
+  static int quads(int floats) { return (floats + 3) / 4 * 4; }
+};
+
+/// Of the forward kernel of any heads: behind the arrays the warps' queries and their sums of o.
+inline int scan_at_floats(const ScanAt& a, const ScanAtMemory& memory) {
+  return memory.arrays + memory.warps * a.nheads * (memory.state_pitch + a.headdim);
+}
+
 struct ScanAtArgs {
   ScanAt a;
+  ScanAtMemory memory;
   int seqlen;
   bool vectors;  // rows of proj and dproj, and what heads have of them, start at even offsets
   int angles;    // columns of psi that a token has
@@ -52,6 +84,7 @@ struct ScanAtArgs {
 
   ScanAtArgs(const ScanAt& dims, const CudaCall& call, size_t first)
       : a(dims),
+        memory(a, scan_at_angles(a), (*call.in[first].shape)[1]),
         seqlen((*call.in[first].shape)[1]),
         vectors(a.width % 2 == 0 && a.headdim % 2 == 0 && a.d_state % 2 == 0),
         angles(scan_at_angles(a)),
@@ -68,31 +101,6 @@ struct ScanAtArgs {
     norm = real(at.norm);
     targets = member_array<const int32_t>(call.in[first + static_cast<size_t>(at.targets)]);
   }
-};
-
-/// Shared memory in floats. Strides by token are odd: threads of neighbouring tokens hit other banks.
-struct ScanAtMemory {
-  int warps, tokens, psi_pitch, theta_pitch, chains;
-  __host__ __device__ ScanAtMemory(const ScanAt& a, int angles, int seqlen)
-      : warps(seqlen <= 64 ? kAtMaxWarps / 2 : kAtMaxWarps),
-        tokens((seqlen + kAtTokens - 1) / kAtTokens * kAtTokens),
-        psi_pitch(angles | 1),
-        theta_pitch(a.nangles | 1),
-        chains(angles + a.nheads) {}
-  /// psi and theta, then dt, lam, falls, decay, weight by head, the runs' totals and what lies behind them; a multiple of 4.
-  __host__ __device__ int arrays(const ScanAt& a) const {
-    return quads(tokens * (5 * a.nheads + psi_pitch + theta_pitch) + 2 * warps * chains);
-  }
-  __host__ __device__ static int quads(int floats) { return (floats + 3) / 4 * 4; }
-  /// The warps' queries.
-  __host__ __device__ int queries(const ScanAt& a) const {
-    return quads(warps * a.nheads * state_pitch(a));
-  }
-  /// Of the forward pass: behind them the warps' sums of o.
-  __host__ __device__ int forward(const ScanAt& a) const {
-    return arrays(a) + queries(a) + warps * a.nheads * a.headdim;
-  }
-  __host__ __device__ static int state_pitch(const ScanAt& a) { return (a.d_state + 1) / 2 * 2; }
 };
 
 /// Of a row, a lane's share where kAtLanes lanes hold it: columns 2 l, 2 l + 1, and so on every 16. kWhole: rows are 16 kParts
@@ -193,25 +201,27 @@ class ScanAtSequence {
   int p;              ///< the position
   int begin, end;     ///< this warp's tokens
   const float* rows;  ///< of proj
-  float* psi;         ///< (seqlen, psi_pitch): the angle summed over the warp's own tokens behind
-  float* theta;       ///< (seqlen, theta_pitch): the angle of a step of size 1, where it depends on data
-  /// (seqlen, heads). falls: -A before the floor; decay: alpha multiplied over (t, p].
-  float *dt, *lam, *falls, *decay, *weight;
-  float* totals;                     ///< (warps, chains): the runs' sums, angles first
-  float* behind;                     ///< (warps, chains): of the runs behind
-  float* query;  ///< (heads, d_state), this warp's, as its tokens' angles see them
+  float* const psi;   ///< (tokens, psi_pitch): the angle summed over the warp's own tokens behind
+  float* const theta;  ///< (tokens, theta_pitch): the angle of a step of size 1, where it depends on data
+  /// (tokens, heads). falls: -A before the floor; decay: alpha multiplied over (t, p].
+  float *const dt, *const lam, *const falls, *const decay, *const weight;
+  float* const totals;  ///< (warps, chains): the runs' sums, angles first
+  float* const behind;  ///< (warps, chains): of the runs behind
 
-  __device__ ScanAtSequence(const ScanAtArgs& args, const ScanAtMemory& memory, float* shared)
-      : p_(args), memory_(memory) {
-    const int H = args.a.nheads, each = memory.tokens * H;
-    psi = shared;
-    theta = psi + memory.tokens * memory.psi_pitch;
-    dt = theta + memory.tokens * memory.theta_pitch;
-    lam = dt + each, falls = lam + each, decay = falls + each, weight = decay + each;
-    totals = weight + each, behind = totals + memory.warps * memory.chains;
-    query = shared + memory.arrays(args.a) + warp_id() * H * ScanAtMemory::state_pitch(args.a);
+  __device__ ScanAtSequence(const ScanAtArgs& args, float* shared)
+      : psi(shared),
+        theta(shared + args.memory.theta),
+        dt(shared + args.memory.dt),
+        lam(shared + args.memory.lam),
+        falls(shared + args.memory.falls),
+        decay(shared + args.memory.decay),
+        weight(shared + args.memory.weight),
+        totals(shared + args.memory.totals),
+        behind(shared + args.memory.behind),
+        p_(args),
+        memory_(args.memory) {
     p = position();
-    const int run = (p / memory.warps + kAtTokens) / kAtTokens * kAtTokens;
+    const int run = (p / memory_.warps + kAtTokens) / kAtTokens * kAtTokens;
     begin = min(warp_id() * run, p + 1), end = min(begin + run, p + 1);
     rows = args.proj.at(blockIdx.y) + static_cast<int64_t>(blockIdx.x) * args.seqlen * args.a.width;
   }
@@ -325,9 +335,9 @@ class ScanAtSequence {
     return make_float2(__sinf(angle), __cosf(angle));
   }
 
-  /// This warp's queries: C at the position, normed, with each head's bias, turned by what lies behind its tokens.
+  /// This warp's queries, (heads, d_state): C at the position, normed, with each head's bias, turned by what lies behind its tokens.
   template <int kParts, bool kWhole>
-  __device__ void ask() {
+  __device__ void ask(float* query) {
     const ScanAt& a = p_.a;
     const int N = a.d_state, of_group = a.nheads / a.ngroups;
     const float *norm = p_.C_norm.at(blockIdx.y), *bias = p_.C_bias.at(blockIdx.y);
@@ -348,7 +358,7 @@ class ScanAtSequence {
         const float2 by = turned_behind(c);
         x = make_float2(x.x * by.y - x.y * by.x, x.x * by.x + x.y * by.y);
       }
-      q.store(query + h * ScanAtMemory::state_pitch(a), N, true);
+      q.store(query + h * memory_.state_pitch, N, true);
     }
     __syncwarp();
   }

@@ -23,27 +23,29 @@ class Backward : ScanAtBackward {
   using State = AtPairs<kStates, kWhole>;
   using Channels = AtPairs<kChannels, kWhole>;
 
-  /// Floats of shared memory: the forward pass's arrays, the queries, the warps' shares of the gradients of the keys' biases by head,
-  /// then of the queries by head, then of the keys' norm; then ScanAtBackwardMemory and the queries' gradients.
+  /// Floats of shared memory behind the forward pass's arrays: the queries, the warps' shares of the gradients of the keys' biases by
+  /// head, then of the queries by head, then of the keys' norm, the queries' gradients.
   struct Memory {
-    int shares, arrays, end;
-    __host__ __device__ Memory(const ScanAt& a, const ScanAtMemory& memory)
-        : shares(memory.arrays(a) + memory.queries(a)),
-          arrays(ScanAtMemory::quads(shares + memory.warps * (2 * a.nheads + 1) * a.d_state)),
-          end(ScanAtBackwardMemory(a, memory, arrays).end + a.nheads * a.d_state) {}
+    int query, shares, dq;
+    ScanAtBackwardMemory rest;
+    Memory(const ScanAt& a, const ScanAtMemory& memory)
+        : query(memory.arrays),
+          shares(query + memory.warps * a.nheads * memory.state_pitch),
+          dq(ScanAtMemory::quads(shares + memory.warps * (2 * a.nheads + 1) * a.d_state)),
+          rest(a, memory, dq + ScanAtMemory::quads(a.nheads * a.d_state)) {}
   };
 
-  __device__ Backward(const ScanAtArgs& args, const ScanAtMemory& memory, const Memory& at,
-                      float* shared)
-      : ScanAtBackward(args, memory, shared, at.arrays),
+  __device__ Backward(const ScanAtArgs& args, const Memory& at, float* shared)
+      : ScanAtBackward(args, at.rest, shared),
+        query_of_warp(shared + at.query + warp_id() * args.a.nheads * args.memory.state_pitch),
         shares(shared + at.shares),
-        dq(shared + at.end - args.a.nheads * args.a.d_state) {}
+        dq(shared + at.dq) {}
 
   __device__ void run() {
     gate();
     zeros();
     s.weigh();  // with a barrier
-    s.template ask<kStates, kWhole>();
+    s.template ask<kStates, kWhole>(query_of_warp);
     skip();
     State dnorm = {};
     for (int h = 0; h < a.nheads; ++h) head(h, dnorm);
@@ -120,7 +122,7 @@ class Backward : ScanAtBackward {
     State norm, bias, q, dbias = {}, dquery = {};
     norm.fill(args.B_norm.at(blockIdx.y), N, 1.0f);
     bias.fill(of_head == nullptr ? nullptr : of_head + h * N, N, 0.0f);
-    q.read(s.query + h * ScanAtMemory::state_pitch(a), N);
+    q.read(query_of_warp + h * memory.state_pitch, N);
     for (int first = s.begin; first < s.end; first += kAtTokens) {
       const int at_t = first + lane_id() / kAtLanes, t = min(at_t, s.end - 1), at_head = t * H + h;
       const bool in = at_t < s.end;
@@ -289,31 +291,15 @@ class Backward : ScanAtBackward {
     if (a.mamba3 && lane_id() < kAtLanes) dw.store_each(parts + args.slot.C_norm, N);
   }
 
-  float *const shares, *const dq;
+  float *const query_of_warp, *const shares, *const dq;
 };
 
-template <int kStates, int kChannels, bool kWhole>
+template <class Sequence>
 __global__ void __launch_bounds__(kAtMaxWarps* kWarp, 2)
-    scan_at_bwd_kernel(const __grid_constant__ ScanAtArgs args) {
+    scan_at_bwd_kernel(const __grid_constant__ ScanAtArgs args,
+                       const __grid_constant__ typename Sequence::Memory at) {
   extern __shared__ float4 memory_of_block[];
-  const ScanAtMemory memory(args.a, args.angles, args.seqlen);
-  using General = Backward<kStates, kChannels, kWhole>;
-  const typename General::Memory at(args.a, memory);
-  General(args, memory, at, reinterpret_cast<float*>(memory_of_block)).run();
-}
-
-template <int kHeads, int kTurned>
-__global__ void __launch_bounds__(kAtMaxWarps* kWarp, 2)
-    scan_at_whole_bwd_kernel(const __grid_constant__ ScanAtArgs args) {
-  extern __shared__ float4 memory_of_block[];
-  using Whole = WholeBackward<kHeads, kTurned>;
-  const ScanAtMemory memory(args.a, args.angles, args.seqlen);
-  const typename Whole::Memory at(args.a, memory);
-  Whole(args, memory, at, reinterpret_cast<float*>(memory_of_block)).run();
-}
-
-int shared_bytes(const ScanAt& a, const ScanAtMemory& memory) {
-  return 4 * std::max(Backward<4, 4, false>::Memory(a, memory).end, memory.forward(a));
+  Sequence(args, at, reinterpret_cast<float*>(memory_of_block)).run();
 }
 
 int64_t workspace_bytes(const CallShapes& c) {
@@ -326,27 +312,29 @@ void launch(const CudaCall& call, CUstream_st* stream) {
   args.o_in = member_array<const float>(call.in.back());
   args.dproj = member_array<float>(call.out[0]);
   args.partials = member_array<float>(call.workspace);
-  const ScanAtMemory memory(args.a, args.angles, args.seqlen);
   const int batch = (*call.in[1].shape)[0];
   const dim3 grid(static_cast<unsigned>(batch), static_cast<unsigned>(call.members));
-  auto start = [&](auto kernel, int bytes) {
+  auto start = [&]<class Sequence>(const typename Sequence::Memory& at) {
+    const int bytes = 4 * at.rest.end;
+    const auto kernel = scan_at_bwd_kernel<Sequence>;
+    if (bytes > shared_bytes_per_block()) return false;
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
           "cudaFuncSetAttribute");
-    kernel<<<grid, memory.warps * kWarp, static_cast<size_t>(bytes), stream>>>(args);
+    const int threads = args.memory.warps * kWarp;
+    kernel<<<grid, threads, static_cast<size_t>(bytes), stream>>>(args, at);
+    return true;
   };
   bool started = false;
   if (scan_at_whole(args.a)) {
     scan_at_whole_sizes(args, [&]<int kHeads, int kTurned>() {
-      const typename WholeBackward<kHeads, kTurned>::Memory at(args.a, memory);
-      const int bytes = 4 * at.end;
-      if (bytes > shared_bytes_per_block()) return;
-      start(scan_at_whole_bwd_kernel<kHeads, kTurned>, bytes);
-      started = true;
+      using Sequence = WholeBackward<kHeads, kTurned>;
+      started = start.template operator()<Sequence>({args.a, args.memory});
     });
   }
   if (!started) {
     scan_at_sizes(args, [&]<int kStates, int kChannels, bool kWhole>() {
-      start(scan_at_bwd_kernel<kStates, kChannels, kWhole>, shared_bytes(args.a, memory));
+      using Sequence = Backward<kStates, kChannels, kWhole>;
+      start.template operator()<Sequence>({args.a, args.memory});
     });
   }
   check_launch("scan_at_bwd");
@@ -370,7 +358,9 @@ std::string scan_at_limit(const ScanAt& a, int seqlen) {
   if (of_tokens > shared_bytes_per_block())
     return std::to_string(seqlen) + " positions need at least " + std::to_string(of_tokens) +
            " bytes of shared memory";
-  const int bytes = shared_bytes(a, ScanAtMemory(a, scan_at_angles(a), seqlen)),
+  const ScanAtMemory memory(a, scan_at_angles(a), seqlen);
+  const int bytes = 4 * std::max(Backward<4, 4, false>::Memory(a, memory).rest.end,
+                                 scan_at_floats(a, memory)),
             most = shared_bytes_per_block();
   if (bytes <= most) return {};
   return "these heads and " + std::to_string(seqlen) + " positions need " + std::to_string(bytes) +

@@ -8,7 +8,7 @@ namespace statelab::cuda {
 /// What the backward pass holds behind `arrays` floats of shared memory.
 struct ScanAtBackwardMemory {
   int dweight, flow, dout, end;  // first floats
-  __host__ __device__ ScanAtBackwardMemory(const ScanAt& a, const ScanAtMemory& memory, int arrays)
+  ScanAtBackwardMemory(const ScanAt& a, const ScanAtMemory& memory, int arrays)
       : dweight(arrays),
         flow(dweight + memory.tokens * a.nheads),
         dout(ScanAtMemory::quads(flow + memory.tokens * a.nheads)),
@@ -18,18 +18,17 @@ struct ScanAtBackwardMemory {
 /// One sequence's way back.
 class ScanAtBackward {
  protected:
-  /// `arrays`: floats of shared memory before ScanAtBackwardMemory.
-  __device__ ScanAtBackward(const ScanAtArgs& arguments, const ScanAtMemory& memory, float* shared,
-                            int arrays)
+  __device__ ScanAtBackward(const ScanAtArgs& arguments, const ScanAtBackwardMemory& at,
+                            float* shared)
       : args(arguments),
         a(args.a),
-        memory(memory),
-        s(args, memory, shared),
+        memory(args.memory),
+        s(args, shared),
+        dweight(shared + at.dweight),
+        flow(shared + at.flow),
+        dout(shared + at.dout),
         drows(args.dproj.at(blockIdx.y) + static_cast<int64_t>(blockIdx.x) * args.seqlen * a.width),
-        parts(args.partials.at(blockIdx.y) + static_cast<int64_t>(blockIdx.x) * args.slot.width) {
-    const ScanAtBackwardMemory at(a, memory, arrays);
-    dweight = shared + at.dweight, flow = shared + at.flow, dout = shared + at.dout;
-  }
+        parts(args.partials.at(blockIdx.y) + static_cast<int64_t>(blockIdx.x) * args.slot.width) {}
 
   static __device__ __forceinline__ int thread() { return static_cast<int>(threadIdx.x); }
   static __device__ __forceinline__ int threads() { return static_cast<int>(blockDim.x); }
@@ -132,7 +131,7 @@ class ScanAtBackward {
   const ScanAt& a;
   const ScanAtMemory& memory;
   ScanAtSequence s;
-  float *dweight, *flow, *dout;
+  float *const dweight, *const flow, *const dout;
   float *const drows, *const parts;
 };
 

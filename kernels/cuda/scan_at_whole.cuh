@@ -59,10 +59,11 @@ struct AtScore {
 /// Rows of a lane's token: its key, its x of all heads.
 template <int kHeads>
 struct AtRows {
+  static constexpr int kX = 64 * kHeads, kB = 2 * kX, kC = kB + 64;  // first columns
   AtRow k, x[kHeads];
   /// Of a warp's tokens from `first` on, the last again behind it. Volatile: where the loads stand they stay, before the arithmetic of
   /// the tokens at hand.
-  __device__ __forceinline__ void load(const ScanAt& a, const ScanAtSequence& s, int first) {
+  __device__ __forceinline__ void load(const ScanAtSequence& s, int first) {
     if (first >= s.end) return;
     const float* row = s.row(min(first + lane_id() / kAtLanes, s.end - 1)) + AtRow::column(0);
     auto fetch = [&](AtRow& to, int column) {
@@ -72,9 +73,9 @@ struct AtRows {
                      : "=f"(to.v[part].x), "=f"(to.v[part].y)
                      : "l"(row + column + 2 * kAtLanes * part));
     };
-    fetch(k, a.B);
+    fetch(k, kB);
 #pragma unroll
-    for (int b = 0; b < kHeads; ++b) fetch(x[b], a.x + 64 * b);
+    for (int b = 0; b < kHeads; ++b) fetch(x[b], kX + 64 * b);
   }
 };
 
@@ -119,7 +120,7 @@ struct AtQueries {
       const float* from = of.at(blockIdx.y);
       return from != nullptr ? load2(from + at, true) : make_float2(otherwise, otherwise);
     };
-    float2 x = load2(s.row(s.p) + args.a.C + c, true);
+    float2 x = load2(s.row(s.p) + AtRows<kHeads>::kC + c, true);
     const float2 norm = parameter(args.C_norm, c, 1), bias = parameter(args.C_bias, 64 * b + c, 0),
                  w = parameter(args.B_norm, c, 1), plus = parameter(args.B_bias, 64 * b + c, 0);
     const float squares = warp_sum(x.x * x.x + x.y * x.y);

@@ -13,23 +13,22 @@ namespace statelab::cuda {
 template <int kHeads, int kTurned>
 class WholeBackward : ScanAtBackward {
  public:
-  /// Floats of shared memory: the forward pass's arrays, the queries, the sums over tokens, dz, the warps' rows; then
-  /// ScanAtBackwardMemory.
+  /// Floats of shared memory behind the forward pass's arrays: the queries, the sums over tokens, dz, the warps' rows.
   struct Memory {
-    int sums, dz, rows, row_floats, arrays, end;
-    __host__ __device__ Memory(const ScanAt& a, const ScanAtMemory& memory)
-        : sums(memory.arrays(a) + AtQueries<kHeads, kTurned>::kFloats),
+    int queries, sums, dz, rows, row_floats;
+    ScanAtBackwardMemory rest;
+    Memory(const ScanAt& a, const ScanAtMemory& memory)
+        : queries(memory.arrays),
+          sums(queries + AtQueries<kHeads, kTurned>::kFloats),
           dz(sums + kHeads * kShare),
           rows(dz + 64 * kHeads),
           row_floats(kAtTokens * a.width),
-          arrays(rows + memory.warps * row_floats),
-          end(ScanAtBackwardMemory(a, memory, arrays).end) {}
+          rest(a, memory, rows + memory.warps * row_floats) {}
   };
 
-  __device__ WholeBackward(const ScanAtArgs& args, const ScanAtMemory& memory, const Memory& at,
-                           float* shared)
-      : ScanAtBackward(args, memory, shared, at.arrays),
-        queries{shared + memory.arrays(args.a)},
+  __device__ WholeBackward(const ScanAtArgs& args, const Memory& at, float* shared)
+      : ScanAtBackward(args, at.rest, shared),
+        queries{shared + at.queries},
         rows_of_warps(shared + at.rows),
         rows(rows_of_warps + warp_id() * at.row_floats),
         sums_of_tokens(shared + at.sums),
@@ -38,7 +37,7 @@ class WholeBackward : ScanAtBackward {
 
   __device__ void run() {
     Rows ahead = {};
-    ahead.load(a, s, s.begin);
+    ahead.load(s, s.begin);
     clear();
     gate();
     queries.ask(args, s);
@@ -49,7 +48,7 @@ class WholeBackward : ScanAtBackward {
     wait_left();
     before();  // with a barrier: all rows have left
     if (warp_id() == memory.warps - 1) parameters();
-    for (int c = thread(); c < 64 * kHeads; c += threads()) drow(s.p)[a.z + c] = dz[c];
+    for (int c = thread(); c < 64 * kHeads; c += threads()) drow(s.p)[c] = dz[c];
     tokens();
     __syncthreads();
     head_sums();
@@ -96,7 +95,7 @@ class WholeBackward : ScanAtBackward {
     if (warp_id() >= (a.mamba3 ? kHeads : 1)) return;
     const int64_t row = static_cast<int64_t>(blockIdx.x) * 64 * kHeads;
     const float *dy = args.dy.at(blockIdx.y) + row, *o = args.o_in.at(blockIdx.y) + row;
-    const float *z = s.row(s.p) + a.z, *norm = args.norm.at(blockIdx.y);
+    const float *z = s.row(s.p), *norm = args.norm.at(blockIdx.y);
     const int first = a.mamba3 ? warp_id() : 0, heads = a.mamba3 ? 1 : kHeads;
     float squares = 0, dot = 0;
     float2 v[kHeads], g[kHeads], w[kHeads], of_y[kHeads], of_z[kHeads], of_o[kHeads];
@@ -164,7 +163,7 @@ class WholeBackward : ScanAtBackward {
         for (int part = 0; part < 4; ++part)
           value[b] += d.v[part].x * ahead.x[b].v[part].x + d.v[part].y * ahead.x[b].v[part].y;
       }
-      ahead.load(a, s, first + kAtTokens);
+      ahead.load(s, first + kAtTokens);
       squares = lanes_sum<kAtLanes>(squares);
       const float inv = has_norm ? rsqrtf(fmaf(squares, 1.0f / 64, args.eps)) : 1.0f;
 #pragma unroll
@@ -194,7 +193,7 @@ class WholeBackward : ScanAtBackward {
         d.read(dout + 64 * b, 64);
 #pragma unroll
         for (int part = 0; part < 4; ++part) d.v[part].x *= dx, d.v[part].y *= dx;
-        d.store(row_of_lane() + a.x + 64 * b, 64, true);
+        d.store(row_of_lane() + Rows::kX + 64 * b, 64, true);
       }
       const float mean = has_norm ? inv * dot * (1.0f / 64) : 0.0f;
 #pragma unroll
@@ -202,7 +201,7 @@ class WholeBackward : ScanAtBackward {
         dk.v[part].x = inv * (dk.v[part].x - k.v[part].x * mean);
         dk.v[part].y = inv * (dk.v[part].y - k.v[part].y * mean);
       }
-      dk.store(row_of_lane() + a.B, 64, true);
+      dk.store(row_of_lane() + Rows::kB, 64, true);
       leave_rows(first);
     }
     share_sums(sums);
@@ -291,7 +290,7 @@ class WholeBackward : ScanAtBackward {
     const float2 none = make_float2(0, 0), one = make_float2(1, 1);
     const float2 w = of_B != nullptr ? load2(of_B + c, true) : one,
                  w_C = of_C != nullptr ? load2(of_C + c, true) : one,
-                 raw = load2(s.row(s.p) + a.C + c, true);
+                 raw = load2(s.row(s.p) + Rows::kC + c, true);
     float2 dw = none, dC = none;
     auto put = [&](int at, float2 x, bool there) {
       parts[at + c] = there ? x.x : 0.0f, parts[at + c + 1] = there ? x.y : 0.0f;
@@ -327,7 +326,7 @@ class WholeBackward : ScanAtBackward {
     if (of_C != nullptr)
       dC = make_float2(inv * (dC.x * w_C.x - raw.x * inv * dot),
                        inv * (dC.y * w_C.y - raw.y * inv * dot));
-    store2(drow(s.p) + a.C + c, dC.x, dC.y, true);
+    store2(drow(s.p) + Rows::kC + c, dC.x, dC.y, true);
   }
 
   /// The rows that lie in shared memory to dproj, those that the sequence has. Hopper's bulk copy takes them where it can.
