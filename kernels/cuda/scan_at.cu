@@ -150,8 +150,8 @@ __global__ void __launch_bounds__(kAtMaxWarps* kWarp, 2)
 #pragma unroll
     for (int part = 0; part < 4; ++part)
       squares += here.k.v[part].x * here.k.v[part].x + here.k.v[part].y * here.k.v[part].y;
-    const float inv = has_norm ? rsqrtf(fmaf(lanes_sum<kAtLanes>(squares), 1.0f / 64, args.eps))
-                               : 1.0f;
+    const float inv =
+        has_norm ? rsqrtf(fmaf(lanes_sum<kAtLanes>(squares), 1.0f / 64, args.eps)) : 1.0f;
 #pragma unroll
     for (int b = 0; b < kHeads; ++b) {
       AtScore<kTurned> score;

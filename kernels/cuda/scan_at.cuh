@@ -5,103 +5,9 @@
 
 #include "kernels/cuda/mamba3_scan.cuh"
 #include "kernels/cuda/reduce.cuh"
-#include "kernels/scan_at.h"
+#include "kernels/cuda/scan_at_args.cuh"
 
 namespace statelab::cuda {
-
-constexpr int kAtMaxWarps = 8;
-constexpr int kAtLanes = 8, kAtTokens = kWarp / kAtLanes;  // of a token; of a warp at once
-
-/// A sequence's partial sums, in the order of the op's outputs after dproj.
-struct ScanAtSums {
-  int dt_bias, B_bias, C_bias, B_norm, C_norm, A_log, D, norm, width;
-  explicit ScanAtSums(const ScanAt& a) {
-    const int H = a.nheads, N = a.mamba3 ? a.d_state : 0;
-    dt_bias = 0, B_bias = H, C_bias = B_bias + H * N, B_norm = C_bias + H * N;
-    C_norm = B_norm + N, A_log = C_norm + N, D = A_log + (a.mamba3 ? 0 : H), norm = D + H;
-    width = norm + a.d_inner();
-  }
-};
-
-inline ScanAt scan_at_dims(const Attributes& attributes) {
-  const auto* mamba3 = std::get_if<Mamba3ScanAttrs>(&attributes);
-  return mamba3 != nullptr ? ScanAt(*mamba3) : ScanAt(std::get<Mamba2ScanAttrs>(attributes));
-}
-
-/// Angles of a token: of all heads, or of one where they do not depend on data.
-inline int scan_at_angles(const ScanAt& a) {
-  using R = ScanAt::Rotation;
-  return a.rotation == R::kNone ? 0 : a.rotation == R::kStandard ? a.nangles : a.nheads * a.nangles;
-}
-
-/// Why such a sequence does not run, "" where it does.
-std::string scan_at_limit(const ScanAt& a, int seqlen);
-
-/// Shared memory in floats: what a kernel holds first. The host lays it out, so that a kernel finds each place among its constants.
-/// Strides by token are odd: threads of neighbouring tokens hit other banks.
-struct ScanAtMemory {
-  int warps, tokens, psi_pitch, theta_pitch, chains;
-  int theta, dt, lam, falls, decay, weight, totals, behind;  // first floats; psi is at 0
-  int arrays;                                                // floats of all, a multiple of 4
-  int state_pitch;
-  ScanAtMemory(const ScanAt& a, int angles, int seqlen)
-      : warps(seqlen <= 64 ? kAtMaxWarps / 2 : kAtMaxWarps),
-        tokens((seqlen + kAtTokens - 1) / kAtTokens * kAtTokens),
-        psi_pitch(angles | 1),
-        theta_pitch(a.nangles | 1),
-        chains(angles + a.nheads),
-        theta(tokens * psi_pitch),
-        dt(theta + tokens * theta_pitch),
-        lam(dt + tokens * a.nheads),
-        falls(lam + tokens * a.nheads),
-        decay(falls + tokens * a.nheads),
-        weight(decay + tokens * a.nheads),
-        totals(weight + tokens * a.nheads),
-        behind(totals + warps * chains),
-        arrays(quads(behind + warps * chains)),
-        state_pitch((a.d_state + 1) / 2 * 2) {}
-  static int quads(int floats) { return (floats + 3) / 4 * 4; }
-};
-
-/// Of the forward kernel of any heads: behind the arrays the warps' queries and their sums of o.
-inline int scan_at_floats(const ScanAt& a, const ScanAtMemory& memory) {
-  return memory.arrays + memory.warps * a.nheads * (memory.state_pitch + a.headdim);
-}
-
-struct ScanAtArgs {
-  ScanAt a;
-  ScanAtMemory memory;
-  int seqlen;
-  bool vectors;  // rows of proj and dproj, and what heads have of them, start at even offsets
-  int angles;    // columns of psi that a token has
-  float a_floor, eps;
-  ScanAtSums slot;
-  MemberArray<const float> proj, dt_bias, B_bias, C_bias, B_norm, C_norm, A_log, D, norm;
-  MemberArray<const int32_t> targets;
-  MemberArray<float> y, o;            // forward
-  MemberArray<const float> dy, o_in;  // backward
-  MemberArray<float> dproj, partials;
-
-  ScanAtArgs(const ScanAt& dims, const CudaCall& call, size_t first)
-      : a(dims),
-        memory(a, scan_at_angles(a), (*call.in[first].shape)[1]),
-        seqlen((*call.in[first].shape)[1]),
-        vectors(a.width % 2 == 0 && a.headdim % 2 == 0 && a.d_state % 2 == 0),
-        angles(scan_at_angles(a)),
-        a_floor(static_cast<float>(a.a_floor)),
-        eps(static_cast<float>(a.eps)),
-        slot(a) {
-    const ScanAtOperands at(a.mamba3);
-    auto real = [&](int i) {
-      return i < 0 ? MemberArray<const float>{}
-                   : member_array<const float>(call.in[first + static_cast<size_t>(i)]);
-    };
-    proj = real(0), dt_bias = real(at.dt_bias), B_bias = real(at.B_bias), C_bias = real(at.C_bias);
-    B_norm = real(at.B_norm), C_norm = real(at.C_norm), A_log = real(at.A_log), D = real(at.D);
-    norm = real(at.norm);
-    targets = member_array<const int32_t>(call.in[first + static_cast<size_t>(at.targets)]);
-  }
-};
 
 /// Of a row, a lane's share where kAtLanes lanes hold it: columns 2 l, 2 l + 1, and so on every 16. kWhole: rows are 16 kParts
 /// columns at even offsets, so nothing is asked; else `n` columns, `together` where two neighbours load at once.
@@ -202,7 +108,8 @@ class ScanAtSequence {
   int begin, end;     ///< this warp's tokens
   const float* rows;  ///< of proj
   float* const psi;   ///< (tokens, psi_pitch): the angle summed over the warp's own tokens behind
-  float* const theta;  ///< (tokens, theta_pitch): the angle of a step of size 1, where it depends on data
+  float* const
+      theta;  ///< (tokens, theta_pitch): the angle of a step of size 1, where it depends on data
   /// (tokens, heads). falls: -A before the floor; decay: alpha multiplied over (t, p].
   float *const dt, *const lam, *const falls, *const decay, *const weight;
   float* const totals;  ///< (warps, chains): the runs' sums, angles first
@@ -287,12 +194,13 @@ class ScanAtSequence {
     float* const mine = behind + warp_id() * memory_.chains;
 #pragma unroll 1
     for (int c = lane; c < memory_.chains; c += kWarp) {
-      float sum = 0;
-#pragma unroll 1
-      for (int w = memory_.warps - 1; w > warp_id(); --w) {
-        sum += totals[w * memory_.chains + c];
-        if (c < p_.angles) sum = wrap_angle(sum);
-      }
+      float sum = 0, of[kAtMaxWarps];
+#pragma unroll
+      for (int w = 1; w < kAtMaxWarps; ++w)
+        of[w] = w > warp_id() && w < memory_.warps ? totals[w * memory_.chains + c] : 0.0f;
+#pragma unroll
+      for (int w = kAtMaxWarps - 1; w > 0; --w)
+        sum = c < p_.angles ? wrap_angle(sum + of[w]) : sum + of[w];
       mine[c] = sum;
     }
     __syncwarp();
@@ -371,8 +279,7 @@ class ScanAtSequence {
   /// The last with a target, 0 without one. A barrier is within.
   __device__ int position() const {
     __shared__ int last_of_warp[kAtMaxWarps];
-    const int32_t* of =
-        p_.targets.at(blockIdx.y) + static_cast<int64_t>(blockIdx.x) * p_.seqlen;
+    const int32_t* of = p_.targets.at(blockIdx.y) + static_cast<int64_t>(blockIdx.x) * p_.seqlen;
     int last = 0;
 #pragma unroll 1
     for (int t = static_cast<int>(threadIdx.x); t < p_.seqlen; t += static_cast<int>(blockDim.x)) {
@@ -381,8 +288,8 @@ class ScanAtSequence {
     last = __reduce_max_sync(kAllLanes, last);
     if (lane_id() == 0) last_of_warp[warp_id()] = last;
     __syncthreads();
-    for (int w = 0; w < memory_.warps; ++w) last = max(last, last_of_warp[w]);
-    return last;
+    last = lane_id() < memory_.warps ? last_of_warp[lane_id()] : 0;
+    return __reduce_max_sync(kAllLanes, last);
   }
   /// Of an item of this warp, a token and head: dt with its bias, before activation.
   struct Narrow {
@@ -425,19 +332,5 @@ class ScanAtSequence {
   const ScanAtArgs& p_;
   const ScanAtMemory& memory_;
 };
-
-/// Calls f<parts of d_state, parts of headdim, kWhole>(), parts of 16 columns; heads of 64 channels with 64 states are whole.
-template <class F>
-void scan_at_sizes(const ScanAtArgs& args, F&& f) {
-  auto channels = [&]<int kStates>() {
-    args.a.headdim <= 64 ? f.template operator()<kStates, 4, false>()
-                         : f.template operator()<kStates, 8, false>();
-  };
-  if (args.a.d_state == 64 && args.a.headdim == 64 && args.vectors) {
-    f.template operator()<4, 4, true>();
-  } else {
-    args.a.d_state <= 64 ? channels.template operator()<4>() : channels.template operator()<8>();
-  }
-}
 
 }  // namespace statelab::cuda

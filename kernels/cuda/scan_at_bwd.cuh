@@ -58,7 +58,9 @@ class ScanAtBackward {
 #pragma unroll 1
     for (int c = lane_id(); c < chains; c += kWarp) {
       float sum = 0;
-      for (int w = 0; w < warp_id(); ++w) sum += s.totals[w * memory.chains + c];
+#pragma unroll
+      for (int w = 0; w < kAtMaxWarps - 1; ++w)
+        sum += w < warp_id() ? s.totals[w * memory.chains + c] : 0.0f;
       s.behind[warp_id() * memory.chains + c] = sum;
     }
     __syncwarp();

@@ -48,14 +48,14 @@ class WholeBackward : ScanAtBackward {
     wait_left();
     before();  // with a barrier: all rows have left
     if (warp_id() == memory.warps - 1) parameters();
-    for (int c = thread(); c < 64 * kHeads; c += threads()) drow(s.p)[c] = dz[c];
+    if (thread() < 64 * kHeads) drow(s.p)[thread()] = dz[thread()];
     tokens();
     __syncthreads();
     head_sums();
   }
 
  private:
-  static constexpr int kKinds = 4 + 2 * kTurned;          // of pairs that a share has by lane
+  static constexpr int kKinds = 4 + 2 * kTurned;            // of pairs that a share has by lane
   static constexpr int kShare = 2 * kAtLanes * kKinds + 4;  // of a head; `all` is behind the pairs
   /// Sums over a warp's tokens of one head.
   struct Sums {
@@ -184,8 +184,7 @@ class WholeBackward : ScanAtBackward {
           dx += __ldg(args.D.at(blockIdx.y) + b);
           if (lane_id() % kAtLanes == 0) parts[args.slot.D + b] = u;
         }
-        if (in && lane_id() % kAtLanes == 0)
-          dweight[at] = decay * whole * u, flow[at] = cu * whole;
+        if (in && lane_id() % kAtLanes == 0) dweight[at] = decay * whole * u, flow[at] = cu * whole;
         dot += cu * raw;
         add(queries.of(b), score[b], k, cu, sums[b], dk,
             learned && in ? psi + b * of_head : nullptr);
@@ -307,9 +306,9 @@ class WholeBackward : ScanAtBackward {
       const float2 sine = turns ? sum[(4 + part) * kAtLanes] : none,
                    turned = turns ? sum[(4 + kTurned + part) * kAtLanes] : make_float2(0, all);
       dw.x += q.x * cosine.x - q.y * sine.x, dw.y += q.x * sine.y + q.y * cosine.y;
-      const float2 dq = make_float2(
-          w.x * cosine.x + w.y * sine.y + plus.x * turned.y + plus.y * turned.x,
-          w.y * cosine.y - w.x * sine.x + plus.y * turned.y - plus.x * turned.x);
+      const float2 dq =
+          make_float2(w.x * cosine.x + w.y * sine.y + plus.x * turned.y + plus.y * turned.x,
+                      w.y * cosine.y - w.x * sine.x + plus.y * turned.y - plus.x * turned.x);
       dC.x += dq.x, dC.y += dq.y;
       if (!a.mamba3) continue;
       put(args.slot.B_bias + 64 * b,
