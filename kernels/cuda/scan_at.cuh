@@ -278,7 +278,8 @@ class ScanAtSequence {
   }
   /// The last with a target, 0 without one. A barrier is within.
   __device__ int position() const {
-    __shared__ int last_of_warp[kAtMaxWarps];
+    int* const last_of_warp =
+        reinterpret_cast<int*>(weight);  // which is filled behind another barrier
     const int32_t* of = p_.targets.at(blockIdx.y) + static_cast<int64_t>(blockIdx.x) * p_.seqlen;
     int last = 0;
 #pragma unroll 1
