@@ -13,7 +13,6 @@ namespace statelab::cuda {
 /// columns at even offsets, so nothing is asked; else `n` columns, `together` where two neighbours load at once.
 template <int kParts, bool kWhole>
 struct AtPairs {
-  static constexpr int kSize = kParts;
   float2 v[kParts];
   __device__ __forceinline__ static int column(int part) {
     return 2 * (lane_id() % kAtLanes) + 2 * kAtLanes * part;
