@@ -239,7 +239,7 @@ static __global__ void sum_partials(const PartialSums p) {
   float sum = 0;
   if (column < p.width) {
     const int end = min(p.count, (part + 1) * size);
-#pragma unroll 4
+#pragma unroll 16
     for (int i = part * size; i < end; ++i) sum += from[static_cast<int64_t>(i) * p.width + column];
   }
   run[part][threadIdx.x % 32] = sum;

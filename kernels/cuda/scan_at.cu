@@ -7,7 +7,8 @@
 //             one row
 //   numerics  fp32 in every precision; a warp sums its tokens in a fixed order, then the warps in order
 #include "kernels/cuda/kernels.h"
-#include "kernels/cuda/scan_at.cuh"
+#include "kernels/cuda/scan_at_whole.cuh"
+#include "kernels/cuda/shared_memory.cuh"
 
 namespace statelab::cuda {
 namespace {
@@ -15,18 +16,20 @@ namespace {
 template <int kStates, int kChannels, bool kWhole, int kHeads>
 __global__ void __launch_bounds__(kAtMaxWarps* kWarp, 2)
     scan_at_kernel(const __grid_constant__ ScanAtArgs args) {
-  extern __shared__ float2 memory_of_block[];
+  extern __shared__ float4 memory_of_block[];
   float* const shared = reinterpret_cast<float*>(memory_of_block);
   const ScanAt& a = args.a;
-  const ScanAtMemory memory(a, args.angles, args.seqlen);
-  ScanAtSequence s(args, memory, shared);
-  s.weigh(nullptr);
-  s.ask<kStates, kWhole>();
+  const ScanAtMemory& memory = args.memory;
+  ScanAtSequence s(args, shared);
+  float* const queries = shared + memory.arrays;
+  float* const query = queries + warp_id() * a.nheads * memory.state_pitch;
+  s.weigh();
+  s.ask<kStates, kWhole>(query);
   using State = AtPairs<kStates, kWhole>;
   using Channels = AtPairs<kChannels, kWhole>;
   const int H = a.nheads, P = kWhole ? 16 * kChannels : a.headdim,
             N = kWhole ? 16 * kStates : a.d_state, inner = H * P;
-  float* const sums = shared + memory.arrays(a);  // (warps, d_inner)
+  float* const sums = queries + memory.warps * H * memory.state_pitch;  // (warps, d_inner)
   const bool has_norm = args.B_norm.data != nullptr;
   const float inverse_n = 1.0f / static_cast<float>(N);
   State norm;
@@ -38,7 +41,7 @@ __global__ void __launch_bounds__(kAtMaxWarps* kWarp, 2)
     const float* of_heads = args.B_bias.at(blockIdx.y);
 #pragma unroll
     for (int b = 0; b < kHeads; ++b) {
-      q[b].read(s.query + (h0 + b) * ScanAtMemory::state_pitch(a), N);
+      q[b].read(query + (h0 + b) * memory.state_pitch, N);
       bias[b].fill(of_heads == nullptr ? nullptr : of_heads + (h0 + b) * N, N, 0.0f);
     }
     for (int first = s.begin; first < s.end; first += kAtTokens) {
@@ -56,7 +59,7 @@ __global__ void __launch_bounds__(kAtMaxWarps* kWarp, 2)
 #pragma unroll
         for (int part = 0; part < kStates; ++part) {
           const int c = s.chain(h0 + b, State::column(part) / 2);
-          const float2 turn = c < 0 ? make_float2(0, 1) : s.psi[t * memory.psi_pitch + c];
+          const float2 turn = c < 0 ? make_float2(0, 1) : s.turned(t, c);
           const float2 raw = k.v[part], w = norm.v[part], plus = bias[b].v[part], of = q[b].v[part];
           score += (of.x * turn.y - of.y * turn.x) * (raw.x * inv * w.x + plus.x) +
                    (of.x * turn.x + of.y * turn.y) * (raw.y * inv * w.y + plus.y);
@@ -109,22 +112,118 @@ __global__ void __launch_bounds__(kAtMaxWarps* kWarp, 2)
   }
 }
 
+/// The heads of scan_at_whole.cuh, all at once.
+template <int kHeads, int kTurned>
+__global__ void __launch_bounds__(kAtMaxWarps* kWarp, 2)
+    scan_at_whole_kernel(const __grid_constant__ ScanAtArgs args) {
+  extern __shared__ float4 memory_of_block[];
+  float* const shared = reinterpret_cast<float*>(memory_of_block);
+  constexpr int kInner = 64 * kHeads;
+  const ScanAt& a = args.a;
+  const ScanAtMemory& memory = args.memory;
+  ScanAtSequence s(args, shared);
+  const AtQueries<kHeads, kTurned> queries{shared + memory.arrays};
+  float* const sums = queries.shared + AtQueries<kHeads, kTurned>::kFloats;  // (warps, d_inner)
+  float* const squares_of_warps = sums + memory.warps * kInner;
+  AtRows<kHeads> ahead = {};
+  ahead.load(s, s.begin);
+  // The first threads keep a column of the position each until the end.
+  const int column = static_cast<int>(threadIdx.x);
+  const bool has_column = column < kInner, has_out_norm = args.norm.data != nullptr,
+             has_norm = args.B_norm.data != nullptr;
+  float skip = 0, z = 0, out_norm = 1;
+  if (has_column) {
+    skip = __ldg(args.D.at(blockIdx.y) + column / 64) * __ldg(s.row(s.p) + kInner + column);
+    z = __ldg(s.row(s.p) + column);
+    if (has_out_norm) out_norm = __ldg(args.norm.at(blockIdx.y) + column);
+  }
+  queries.ask(args, s);
+  s.weigh();
+  const int of_head = a.rotation == ScanAt::Rotation::kDataDependent ? a.nangles : 0;  // angles
+  const float* const behind = s.behind + warp_id() * memory.chains;
+  AtRow sum[kHeads] = {};
+  for (int first = s.begin; first < s.end; first += kAtTokens) {
+    const int at = first + lane_id() / kAtLanes, t = min(at, s.end - 1);
+    const AtRows<kHeads> here = ahead;
+    ahead.load(s, first + kAtTokens);
+    float squares = 0;
+#pragma unroll
+    for (int part = 0; part < 4; ++part)
+      squares += here.k.v[part].x * here.k.v[part].x + here.k.v[part].y * here.k.v[part].y;
+    const float inv =
+        has_norm ? rsqrtf(fmaf(lanes_sum<kAtLanes>(squares), 1.0f / 64, args.eps)) : 1.0f;
+#pragma unroll
+    for (int b = 0; b < kHeads; ++b) {
+      AtScore<kTurned> score;
+      score.meet(queries.of(b), here.k, s.psi + t * memory.psi_pitch + b * of_head,
+                 behind + b * of_head, a.nangles);
+      const float whole = lanes_sum<kAtLanes>(fmaf(inv, score.raw, score.plus)) + queries.still(b);
+      const int of = t * kHeads + b;
+      const float factor = at < s.end ? s.decay[of] * s.weight[of] * whole : 0.0f;
+#pragma unroll
+      for (int part = 0; part < 4; ++part) {
+        sum[b].v[part].x += factor * here.x[b].v[part].x;
+        sum[b].v[part].y += factor * here.x[b].v[part].y;
+      }
+    }
+  }
+#pragma unroll
+  for (int b = 0; b < kHeads; ++b) {
+    sum[b].sum_tokens();
+    if (lane_id() < kAtLanes) sum[b].store(sums + warp_id() * kInner + 64 * b, 64, true);
+  }
+  __syncthreads();
+  float o = skip, gated = z * sigmoidf(z);
+  if (has_column) {
+#pragma unroll 4
+    for (int w = 0; w < memory.warps; ++w) o += sums[w * kInner + column];
+    args.o.at(blockIdx.y)[static_cast<int64_t>(blockIdx.x) * kInner + column] = o;
+  }
+  // Mamba-3 norms each head and then gates, Mamba-2 gates and then norms its one group.
+  gated *= o;
+  if (has_out_norm) {
+    const float squares = warp_sum(a.mamba3 ? o * o : gated * gated);
+    if (lane_id() == 0) squares_of_warps[warp_id()] = squares;
+    __syncthreads();
+    const int warps = a.mamba3 ? 2 : 2 * kHeads, of = warp_id() / warps * warps;
+    float total = 0;
+    for (int w = of; w < of + warps; ++w) total += squares_of_warps[w];
+    gated *= rsqrtf(total / static_cast<float>(warps * kWarp) + args.eps);
+  }
+  if (has_column)
+    args.y.at(blockIdx.y)[static_cast<int64_t>(blockIdx.x) * kInner + column] = gated * out_norm;
+}
+
 void launch(const CudaCall& call, CUstream_st* stream) {
   ScanAtArgs args(scan_at_dims(*call.attributes), call, 0);
   args.y = member_array<float>(call.out[0]), args.o = member_array<float>(call.out[1]);
-  const ScanAtMemory memory(args.a, args.angles, args.seqlen);
-  const int bytes = 4 * memory.forward(args.a);
+  const ScanAtMemory& memory = args.memory;
   const dim3 grid(static_cast<unsigned>((*call.in[0].shape)[0]),
                   static_cast<unsigned>(call.members));
-  auto start = [&](auto kernel) {
+  auto start = [&](auto kernel, int floats) {
+    const int bytes = 4 * floats;
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
           "cudaFuncSetAttribute");
     kernel<<<grid, memory.warps * kWarp, static_cast<size_t>(bytes), stream>>>(args);
   };
-  scan_at_sizes(args, [&]<int kStates, int kChannels, bool kWhole>() {
-    args.a.nheads / args.a.ngroups % 2 == 0 ? start(scan_at_kernel<kStates, kChannels, kWhole, 2>)
-                                            : start(scan_at_kernel<kStates, kChannels, kWhole, 1>);
-  });
+  bool started = false;
+  if (scan_at_whole(args.a)) {
+    scan_at_whole_sizes(args, [&]<int kHeads, int kTurned>() {
+      const int floats = memory.arrays + AtQueries<kHeads, kTurned>::kFloats +
+                         memory.warps * 64 * kHeads + kAtMaxWarps;
+      if (4 * floats > shared_bytes_per_block()) return;
+      start(scan_at_whole_kernel<kHeads, kTurned>, floats);
+      started = true;
+    });
+  }
+  if (!started) {
+    const int floats = scan_at_floats(args.a, memory);
+    scan_at_sizes(args, [&]<int kStates, int kChannels, bool kWhole>() {
+      args.a.nheads / args.a.ngroups % 2 == 0
+          ? start(scan_at_kernel<kStates, kChannels, kWhole, 2>, floats)
+          : start(scan_at_kernel<kStates, kChannels, kWhole, 1>, floats);
+    });
+  }
   check_launch("scan_at");
 }
 

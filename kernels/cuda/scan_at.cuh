@@ -5,91 +5,9 @@
 
 #include "kernels/cuda/mamba3_scan.cuh"
 #include "kernels/cuda/reduce.cuh"
-#include "kernels/scan_at.h"
+#include "kernels/cuda/scan_at_args.cuh"
 
 namespace statelab::cuda {
-
-constexpr int kAtMaxWarps = 8;
-constexpr int kAtLanes = 8, kAtTokens = kWarp / kAtLanes;  // of a token; of a warp at once
-
-/// A sequence's partial sums, in the order of the op's outputs after dproj.
-struct ScanAtSums {
-  int dt_bias, B_bias, C_bias, B_norm, C_norm, A_log, D, norm, width;
-  explicit ScanAtSums(const ScanAt& a) {
-    const int H = a.nheads, N = a.mamba3 ? a.d_state : 0;
-    dt_bias = 0, B_bias = H, C_bias = B_bias + H * N, B_norm = C_bias + H * N;
-    C_norm = B_norm + N, A_log = C_norm + N, D = A_log + (a.mamba3 ? 0 : H), norm = D + H;
-    width = norm + a.d_inner();
-  }
-};
-
-inline ScanAt scan_at_dims(const Attributes& attributes) {
-  const auto* mamba3 = std::get_if<Mamba3ScanAttrs>(&attributes);
-  return mamba3 != nullptr ? ScanAt(*mamba3) : ScanAt(std::get<Mamba2ScanAttrs>(attributes));
-}
-
-/// Angles of a token: of all heads, or of one where they do not depend on data.
-inline int scan_at_angles(const ScanAt& a) {
-  using R = ScanAt::Rotation;
-  return a.rotation == R::kNone ? 0 : a.rotation == R::kStandard ? a.nangles : a.nheads * a.nangles;
-}
-
-/// Why such a sequence does not run, "" where it does.
-std::string scan_at_limit(const ScanAt& a, int seqlen);
-
-struct ScanAtArgs {
-  ScanAt a;
-  int seqlen;
-  bool vectors;  // rows of proj and dproj, and what heads have of them, start at even offsets
-  int angles;    // columns of psi that a token has
-  float a_floor, eps;
-  ScanAtSums slot;
-  MemberArray<const float> proj, dt_bias, B_bias, C_bias, B_norm, C_norm, A_log, D, norm;
-  MemberArray<const int32_t> targets;
-  MemberArray<float> y, o;            // forward
-  MemberArray<const float> dy, o_in;  // backward
-  MemberArray<float> dproj, partials;
-
-  ScanAtArgs(const ScanAt& dims, const CudaCall& call, size_t first)
-      : a(dims),
-        seqlen((*call.in[first].shape)[1]),
-        vectors(a.width % 2 == 0 && a.headdim % 2 == 0 && a.d_state % 2 == 0),
-        angles(scan_at_angles(a)),
-        a_floor(static_cast<float>(a.a_floor)),
-        eps(static_cast<float>(a.eps)),
-        slot(a) {
-    const ScanAtOperands at(a.mamba3);
-    auto real = [&](int i) {
-      return i < 0 ? MemberArray<const float>{}
-                   : member_array<const float>(call.in[first + static_cast<size_t>(i)]);
-    };
-    proj = real(0), dt_bias = real(at.dt_bias), B_bias = real(at.B_bias), C_bias = real(at.C_bias);
-    B_norm = real(at.B_norm), C_norm = real(at.C_norm), A_log = real(at.A_log), D = real(at.D);
-    norm = real(at.norm);
-    targets = member_array<const int32_t>(call.in[first + static_cast<size_t>(at.targets)]);
-  }
-};
-
-/// Shared memory in floats. Strides by token are odd: threads of neighbouring tokens hit other banks.
-struct ScanAtMemory {
-  int warps, tokens, psi_pitch, theta_pitch, chains;
-  __host__ __device__ ScanAtMemory(const ScanAt& a, int angles, int seqlen)
-      : warps(seqlen <= 64 ? kAtMaxWarps / 2 : kAtMaxWarps),
-        tokens(seqlen),
-        psi_pitch(angles | 1),
-        theta_pitch(a.nangles | 1),
-        chains(angles + a.nheads) {}
-  /// psi, then dt, lam, decay, weight by head, the runs' totals and what lies behind them, the warps' queries.
-  __host__ __device__ int arrays(const ScanAt& a) const {
-    const int floats = tokens * (4 * a.nheads + 2 * psi_pitch) + 2 * warps * chains;
-    return (floats + 1) / 2 * 2 + warps * a.nheads * state_pitch(a);
-  }
-  /// Behind them, forward, the warps' sums of o.
-  __host__ __device__ int forward(const ScanAt& a) const {
-    return arrays(a) + warps * a.nheads * a.headdim;
-  }
-  __host__ __device__ static int state_pitch(const ScanAt& a) { return (a.d_state + 1) / 2 * 2; }
-};
 
 /// Of a row, a lane's share where kAtLanes lanes hold it: columns 2 l, 2 l + 1, and so on every 16. kWhole: rows are 16 kParts
 /// columns at even offsets, so nothing is asked; else `n` columns, `together` where two neighbours load at once.
@@ -174,107 +92,120 @@ __device__ __forceinline__ float inverse_rms(const AtPairs<kParts, kWhole>& x, f
   return rsqrtf(fmaf(lanes_sum<kAtLanes>(squares), inverse_n, eps));
 }
 
+/// Of pair j and tokens begin .. end - 1, where angles do not depend on data. Apart from the kernels' code, which it would double.
+static __device__ __noinline__ void standard_angles(float* psi, int pitch, int begin, int end,
+                                                    int p, int j, int nangles) {
+  const double turns = standard_turns(j, nangles);
+#pragma unroll 1
+  for (int t = begin; t < end; ++t) psi[t * pitch] = angle_of_turns((p - t) * turns);
+}
+
 /// A sequence up to its position: what its tokens weigh there.
 class ScanAtSequence {
  public:
   int p;              ///< the position
   int begin, end;     ///< this warp's tokens
   const float* rows;  ///< of proj
-  float2* psi;        ///< (seqlen, psi_pitch): sine and cosine of the angle summed over the
-                      ///< warp's own tokens behind
-  float *dt, *lam, *decay, *weight;  ///< (seqlen, heads); decay: alpha multiplied over (t, p]
-  float* totals;                     ///< (warps, chains): the runs' sums, angles first
-  float* behind;                     ///< (warps, chains): of the runs behind
-  float* query;  ///< (heads, d_state), this warp's, as its tokens' angles see them
+  float* const psi;   ///< (tokens, psi_pitch): the angle summed over the warp's own tokens behind
+  float* const
+      theta;  ///< (tokens, theta_pitch): the angle of a step of size 1, where it depends on data
+  /// (tokens, heads). falls: -A before the floor; decay: alpha multiplied over (t, p].
+  float *const dt, *const lam, *const falls, *const decay, *const weight;
+  float* const totals;  ///< (warps, chains): the runs' sums, angles first
+  float* const behind;  ///< (warps, chains): of the runs behind
 
-  __device__ ScanAtSequence(const ScanAtArgs& args, const ScanAtMemory& memory, float* shared)
-      : p_(args), memory_(memory) {
-    const int H = args.a.nheads, each = memory.tokens * H;
-    psi = reinterpret_cast<float2*>(shared);
-    dt = shared + 2 * memory.tokens * memory.psi_pitch;
-    lam = dt + each, decay = lam + each, weight = decay + each;
-    totals = weight + each, behind = totals + memory.warps * memory.chains;
-    const int one = H * ScanAtMemory::state_pitch(args.a);
-    query = shared + memory.arrays(args.a) - (memory.warps - warp_id()) * one;
-    p = used_tokens(args.targets, static_cast<int>(blockIdx.x), args.seqlen) - 1;
-    const int run = (p + memory.warps) / memory.warps;
+  __device__ ScanAtSequence(const ScanAtArgs& args, float* shared)
+      : psi(shared),
+        theta(shared + args.memory.theta),
+        dt(shared + args.memory.dt),
+        lam(shared + args.memory.lam),
+        falls(shared + args.memory.falls),
+        decay(shared + args.memory.decay),
+        weight(shared + args.memory.weight),
+        totals(shared + args.memory.totals),
+        behind(shared + args.memory.behind),
+        p_(args),
+        memory_(args.memory) {
+    p = position();
+    const int run = (p / memory_.warps + kAtTokens) / kAtTokens * kAtTokens;
     begin = min(warp_id() * run, p + 1), end = min(begin + run, p + 1);
     rows = args.proj.at(blockIdx.y) + static_cast<int64_t>(blockIdx.x) * args.seqlen * args.a.width;
   }
 
   __device__ __forceinline__ const float* row(int t) const { return rows + t * p_.a.width; }
 
-  /// Fills the arrays but query; `theta` (seqlen, theta_pitch) or null. A barrier is within, after it all is there.
-  __device__ void weigh(float* theta) {
-    using R = ScanAt::Rotation;
+  /// Fills the arrays but query. A barrier is within, after it all is there.
+  __device__ void weigh() {
     using D = ScanAt::Discretization;
     const ScanAt& a = p_.a;
-    const int H = a.nheads, lane = lane_id();
-    const float* bias = p_.dt_bias.at(blockIdx.y);
-    for (int i = lane; i < (end - begin) * H; i += kWarp) {
-      const int token = i / H, h = i - token * H, at = begin * H + i;
-      const float* r = row(begin + token) + h;
-      const float step = softplusf(__ldg(r + a.dd_dt) + __ldg(bias + h));
+    const int H = a.nheads, lane = lane_id(), items = (end - begin) * H;
+    const bool learned = a.rotation == ScanAt::Rotation::kDataDependent;
+    Narrow first[2];  // on their way while theta is computed
+    first[0].load(*this, lane, items), first[1].load(*this, lane + kWarp, items);
+    if (learned) turn_steps();
+#pragma unroll 1
+    for (int i = lane; i < items; i += kWarp) {
+      const int at = begin * H + i;
+      const float step = softplusf(first[0].dt);
       dt[at] = step;
       float l = 1;
-      if (a.mamba3 && a.discretization == D::kTrapezoidal) l = sigmoidf(__ldg(r + a.trap));
+      if (a.mamba3 && a.discretization == D::kTrapezoidal) l = sigmoidf(first[0].trap);
       if (a.discretization == D::kHalf) l = 0.5f;
       lam[at] = l;
-      decay[at] = rate(r - h, h) * step;
+      falls[at] = a.mamba3 ? activated(first[0].A) : expf(first[0].A);
+      decay[at] = rate(at) * step;
+      first[0] = first[1];
+      first[1].load(*this, i + 2 * kWarp, items);
     }
     __syncwarp();
     // From the run's last token down: each gets the sum of those behind it.
-    const bool learned = a.rotation == R::kDataDependent;
     float* const total = totals + warp_id() * memory_.chains;
+#pragma unroll 1
     for (int c = lane; c < max(p_.angles, H); c += kWarp) {
       const bool turns = c < p_.angles, decays = c < H;
-      const int h = turns ? c / a.nangles : 0, j = c - h * a.nangles;
-      const double standard = turns && !learned ? standard_turns(j, a.nangles) : 0.0;
+      const int h = turns && learned ? c / a.nangles : 0, j = c - h * a.nangles;
       float angle = 0, sum = 0;
-      for (int first = end - 1; first >= begin; first -= kAhead) {
-        float raw[kAhead] = {};
-        if (turns && learned) {
+#pragma unroll 1
+      for (int first = begin + round_up(end - begin) - kAtTokens; first >= begin;
+           first -= kAtTokens) {
+        float turn[kAtTokens] = {}, log_alpha[kAtTokens] = {};
 #pragma unroll
-          for (int k = 0; k < kAhead; ++k) raw[k] = __ldg(row(max(first - k, begin)) + a.ang + j);
+        for (int k = 0; k < kAtTokens; ++k) {
+          const int t = first + k;
+          if (t >= end) continue;
+          if (turns && learned) turn[k] = dt[t * H + h] * theta[t * memory_.theta_pitch + j];
+          if (decays) log_alpha[k] = decay[t * H + c];
         }
 #pragma unroll
-        for (int k = 0; k < kAhead; ++k) {
-          const int t = first - k;
-          if (t < begin) break;
-          if (turns) {
-            const float here = learned ? angle : angle_of_turns((p - t) * standard);
-            float2 turned;
-            sincos_wrapped(here, turned.x, turned.y);
-            psi[t * memory_.psi_pitch + c] = turned;
-            if (learned) {
-              const float turn = kPi * quick_tanh(raw[k]);
-              angle = wrap_angle(fmaf(dt[t * H + h], turn, angle));
-              if (theta != nullptr && h == 0) theta[t * memory_.theta_pitch + j] = turn;
-            }
-          }
-          if (decays) {
-            const float here = decay[t * H + c];
-            decay[t * H + c] = sum;
-            sum += here;
-          }
+        for (int k = kAtTokens - 1; k >= 0; --k) {
+          const int t = first + k;
+          if (turns && learned) psi[t * memory_.psi_pitch + c] = angle;
+          if (decays) decay[t * H + c] = sum;
+          angle = wrap_angle(angle + turn[k]), sum += log_alpha[k];
         }
       }
+      if (turns && !learned)
+        standard_angles(psi + c, memory_.psi_pitch, begin, end, p, c, a.nangles);
       if (turns) total[c] = angle;
       if (decays) total[p_.angles + c] = sum;
     }
     __syncthreads();
     float* const mine = behind + warp_id() * memory_.chains;
+#pragma unroll 1
     for (int c = lane; c < memory_.chains; c += kWarp) {
-      float sum = 0;
-      for (int w = memory_.warps - 1; w > warp_id(); --w) {
-        sum += totals[w * memory_.chains + c];
-        if (c < p_.angles) sum = wrap_angle(sum);
-      }
+      float sum = 0, of[kAtMaxWarps];
+#pragma unroll
+      for (int w = 1; w < kAtMaxWarps; ++w)
+        of[w] = w > warp_id() && w < memory_.warps ? totals[w * memory_.chains + c] : 0.0f;
+#pragma unroll
+      for (int w = kAtMaxWarps - 1; w > 0; --w)
+        sum = c < p_.angles ? wrap_angle(sum + of[w]) : sum + of[w];
       mine[c] = sum;
     }
     __syncwarp();
     // The weights need the step of the token behind; then exp of the whole sum.
-    for (int i = lane; i < (end - begin) * H; i += kWarp) {
+#pragma unroll 1
+    for (int i = lane; i < items; i += kWarp) {
       const int token = i / H, h = i - token * H, at = begin * H + i;
       weight[at] = lam[at] * dt[at] + (begin + token < p ? (1 - lam[at + H]) * dt[at + H] : 0.0f);
       decay[at] = expf(decay[at] + mine[p_.angles + h]);
@@ -282,29 +213,38 @@ class ScanAtSequence {
     __syncwarp();
   }
 
-  /// A of a head at a token's row, negative.
-  __device__ __forceinline__ float rate(const float* r, int h) const {
-    if (!p_.a.mamba3) return -expf(__ldg(p_.A_log.at(blockIdx.y) + h));
-    return -fmaxf(activated(__ldg(r + p_.a.dd_A + h)), p_.a_floor);
+  /// A of a token and head, negative.
+  __device__ __forceinline__ float rate(int at) const {
+    return p_.a.mamba3 ? -fmaxf(falls[at], p_.a_floor) : -falls[at];
   }
   __device__ __forceinline__ float activated(float x) const {
     return !p_.a.heavy_tail ? softplusf(x) : x >= 0 ? 1 + x : __fdividef(1.0f, 1 - x);
+  }
+  /// dA / d dd_A: of softplus exp(-f) - 1.
+  __device__ __forceinline__ float slope(int at) const {
+    const float f = falls[at];
+    return f < p_.a_floor ? 0.0f : !p_.a.heavy_tail ? expm1f(-f) : f >= 1 ? -1.0f : -f * f;
   }
   /// The column of psi of a head's pair, -1 for pairs that do not turn.
   __device__ __forceinline__ int chain(int h, int pair) const {
     if (p_.angles == 0 || pair >= p_.a.nangles) return -1;
     return (p_.a.rotation == ScanAt::Rotation::kDataDependent ? h * p_.a.nangles : 0) + pair;
   }
-  /// Sine and cosine of a chain's angle at the warp's last token.
+  /// Sine and cosine of a chain's angle at token t, without what lies behind the warp's tokens; then of what does.
+  __device__ __forceinline__ float2 turned(int t, int chain) const {
+    return turn(psi[t * memory_.psi_pitch + chain]);
+  }
   __device__ __forceinline__ float2 turned_behind(int chain) const {
-    float2 turned;
-    sincos_wrapped(behind[warp_id() * memory_.chains + chain], turned.x, turned.y);
-    return turned;
+    return turn(behind[warp_id() * memory_.chains + chain]);
+  }
+  /// Of an angle in about [-pi, pi), by the special function unit: off by 5e-7.
+  __device__ __forceinline__ static float2 turn(float angle) {
+    return make_float2(__sinf(angle), __cosf(angle));
   }
 
-  /// This warp's queries: C at the position, normed, with each head's bias, turned by what lies behind its tokens.
+  /// This warp's queries, (heads, d_state): C at the position, normed, with each head's bias, turned by what lies behind its tokens.
   template <int kParts, bool kWhole>
-  __device__ void ask() {
+  __device__ void ask(float* query) {
     const ScanAt& a = p_.a;
     const int N = a.d_state, of_group = a.nheads / a.ngroups;
     const float *norm = p_.C_norm.at(blockIdx.y), *bias = p_.C_bias.at(blockIdx.y);
@@ -325,15 +265,66 @@ class ScanAtSequence {
         const float2 by = turned_behind(c);
         x = make_float2(x.x * by.y - x.y * by.x, x.x * by.x + x.y * by.y);
       }
-      q.store(query + h * ScanAtMemory::state_pitch(a), N, true);
+      q.store(query + h * memory_.state_pitch, N, true);
     }
     __syncwarp();
   }
 
  private:
-  static constexpr int kAhead = 8;  // tokens whose angles are on their way
-  __device__ __forceinline__ static int round_up(int heads) {
-    return (heads + kAtTokens - 1) / kAtTokens * kAtTokens;
+  static constexpr int kAhead = 10;  // angles of a lane on their way
+  __device__ __forceinline__ static int round_up(int n) {
+    return (n + kAtTokens - 1) / kAtTokens * kAtTokens;
+  }
+  /// The last with a target, 0 without one. A barrier is within.
+  __device__ int position() const {
+    int* const last_of_warp =
+        reinterpret_cast<int*>(weight);  // which is filled behind another barrier
+    const int32_t* of = p_.targets.at(blockIdx.y) + static_cast<int64_t>(blockIdx.x) * p_.seqlen;
+    int last = 0;
+#pragma unroll 1
+    for (int t = static_cast<int>(threadIdx.x); t < p_.seqlen; t += static_cast<int>(blockDim.x)) {
+      if (__ldg(of + t) >= 0) last = t;
+    }
+    last = __reduce_max_sync(kAllLanes, last);
+    if (lane_id() == 0) last_of_warp[warp_id()] = last;
+    __syncthreads();
+    last = lane_id() < memory_.warps ? last_of_warp[lane_id()] : 0;
+    return __reduce_max_sync(kAllLanes, last);
+  }
+  /// Of an item of this warp, a token and head: dt with its bias, before activation.
+  struct Narrow {
+    float dt, A, trap;
+    __device__ __forceinline__ void load(const ScanAtSequence& s, int i, int items) {
+      dt = A = trap = 0;
+      if (i >= items) return;
+      const ScanAt& a = s.p_.a;
+      const int token = i / a.nheads, h = i - token * a.nheads;
+      const float* r = s.row(s.begin + token) + h;
+      dt = __ldg(r + a.dd_dt) + __ldg(s.p_.dt_bias.at(blockIdx.y) + h);
+      A = a.mamba3 ? __ldg(r + a.dd_A) : __ldg(s.p_.A_log.at(blockIdx.y) + h);
+      if (a.mamba3 && a.discretization == ScanAt::Discretization::kTrapezoidal)
+        trap = __ldg(r + a.trap);
+    }
+  };
+  /// theta of this warp's tokens; no barrier.
+  __device__ void turn_steps() {
+    const int n = p_.a.nangles, together = max(kWarp / n, 1), of_lane = lane_id() / n;
+#pragma unroll 1
+    for (int j = n < kWarp ? lane_id() % n : lane_id(); j < n; j += kWarp) {
+#pragma unroll 1
+      for (int first = begin; first < end; first += kAhead * together) {
+        float raw[kAhead];
+#pragma unroll
+        for (int k = 0; k < kAhead; ++k)
+          raw[k] = __ldg(row(min(first + k * together + of_lane, end - 1)) + p_.a.ang + j);
+#pragma unroll
+        for (int k = 0; k < kAhead; ++k) {
+          const int t = first + k * together + of_lane;
+          if (of_lane < together && t < end)
+            theta[t * memory_.theta_pitch + j] = kPi * quick_tanh(raw[k]);
+        }
+      }
+    }
   }
   __device__ __forceinline__ static float quick_tanh(float x) {
     return 1 - __fdividef(2.0f, 1 + __expf(2 * fminf(x, 20.0f)));
@@ -341,19 +332,5 @@ class ScanAtSequence {
   const ScanAtArgs& p_;
   const ScanAtMemory& memory_;
 };
-
-/// Calls f<parts of d_state, parts of headdim, kWhole>(), parts of 16 columns; heads of 64 channels with 64 states are whole.
-template <class F>
-void scan_at_sizes(const ScanAtArgs& args, F&& f) {
-  auto channels = [&]<int kStates>() {
-    args.a.headdim <= 64 ? f.template operator()<kStates, 4, false>()
-                         : f.template operator()<kStates, 8, false>();
-  };
-  if (args.a.d_state == 64 && args.a.headdim == 64 && args.vectors) {
-    f.template operator()<4, 4, true>();
-  } else {
-    args.a.d_state <= 64 ? channels.template operator()<4>() : channels.template operator()<8>();
-  }
-}
 
 }  // namespace statelab::cuda

@@ -10,52 +10,42 @@
 #include <algorithm>
 
 #include "kernels/cuda/kernels.h"
-#include "kernels/cuda/scan_at.cuh"
+#include "kernels/cuda/scan_at_whole_bwd.cuh"
 #include "kernels/cuda/shared_memory.cuh"
 
 namespace statelab::cuda {
 namespace {
 
-/// What the backward pass holds behind the forward pass's arrays.
-struct BackwardMemory {
-  int theta, dweight, flow, dout, shares, dq, end;  // first floats
-  __host__ __device__ BackwardMemory(const ScanAt& a, const ScanAtMemory& memory)
-      : theta(memory.arrays(a)),
-        dweight(theta + memory.tokens * memory.theta_pitch),
-        flow(dweight + memory.tokens * a.nheads),
-        dout((flow + memory.tokens * a.nheads + 1) / 2 * 2),
-        shares(dout + (a.nheads * a.headdim + 1) / 2 * 2),
-        dq(shares + memory.warps * (2 * a.nheads + 1) * a.d_state),
-        end(dq + a.nheads * a.d_state) {}
-};
-
-/// One sequence's way back.
+/// Of heads of any size, a head at a time.
 template <int kStates, int kChannels, bool kWhole>
-class Backward {
+class Backward : ScanAtBackward {
  public:
   using State = AtPairs<kStates, kWhole>;
   using Channels = AtPairs<kChannels, kWhole>;
 
-  __device__ Backward(const ScanAtArgs& arguments, const ScanAtMemory& memory, float* shared)
-      : args(arguments),
-        a(args.a),
-        memory(memory),
-        at(a, memory),
-        s(args, memory, shared),
-        theta(shared + at.theta),
-        dweight(shared + at.dweight),
-        flow(shared + at.flow),
-        dout(shared + at.dout),
+  /// Floats of shared memory behind the forward pass's arrays: the queries, the warps' shares of the gradients of the keys' biases by
+  /// head, then of the queries by head, then of the keys' norm, the queries' gradients.
+  struct Memory {
+    int query, shares, dq;
+    ScanAtBackwardMemory rest;
+    Memory(const ScanAt& a, const ScanAtMemory& memory)
+        : query(memory.arrays),
+          shares(query + memory.warps * a.nheads * memory.state_pitch),
+          dq(ScanAtMemory::quads(shares + memory.warps * (2 * a.nheads + 1) * a.d_state)),
+          rest(a, memory, dq + ScanAtMemory::quads(a.nheads * a.d_state)) {}
+  };
+
+  __device__ Backward(const ScanAtArgs& args, const Memory& at, float* shared)
+      : ScanAtBackward(args, at.rest, shared),
+        query_of_warp(shared + at.query + warp_id() * args.a.nheads * args.memory.state_pitch),
         shares(shared + at.shares),
-        dq(shared + at.dq),
-        drows(args.dproj.at(blockIdx.y) + static_cast<int64_t>(blockIdx.x) * args.seqlen * a.width),
-        parts(args.partials.at(blockIdx.y) + static_cast<int64_t>(blockIdx.x) * args.slot.width) {}
+        dq(shared + at.dq) {}
 
   __device__ void run() {
     gate();
     zeros();
-    s.weigh(theta);  // with a barrier
-    s.template ask<kStates, kWhole>();
+    s.weigh();  // with a barrier
+    s.template ask<kStates, kWhole>(query_of_warp);
     skip();
     State dnorm = {};
     for (int h = 0; h < a.nheads; ++h) head(h, dnorm);
@@ -71,10 +61,6 @@ class Backward {
   }
 
  private:
-  static __device__ __forceinline__ int thread() { return static_cast<int>(threadIdx.x); }
-  static __device__ __forceinline__ int threads() { return static_cast<int>(blockDim.x); }
-  __device__ __forceinline__ float* drow(int t) const { return drows + t * a.width; }
-  /// This warp's share of the gradients of the keys' biases by head, then of the queries by head, then of the keys' norm.
   __device__ __forceinline__ float* share(int i) const {
     return shares + (warp_id() * (2 * a.nheads + 1) + i) * a.d_state;
   }
@@ -106,38 +92,6 @@ class Backward {
     }
   }
 
-  /// dy to dout and dz. Mamba-3 norms each head and then gates, Mamba-2 gates and then norms each group.
-  __device__ void gate() {
-    const int inner = a.nheads * a.headdim, parts_of = a.mamba3 ? a.nheads : a.ngroups,
-              width = inner / parts_of;
-    const int64_t row = static_cast<int64_t>(blockIdx.x) * inner;
-    const float *dy = args.dy.at(blockIdx.y) + row, *o = args.o_in.at(blockIdx.y) + row;
-    const float *z = s.row(s.p) + a.z, *norm = args.norm.at(blockIdx.y);
-    float* const dz = drow(s.p) + a.z;
-    for (int part = warp_id(); part < parts_of; part += memory.warps) {
-      const int begin = part * width + lane_id(), end = (part + 1) * width;
-      float squares = 0, dot = 0;
-      for (int c = begin; c < end; c += kWarp) {
-        const float silu = __ldg(z + c) * sigmoidf(__ldg(z + c)), w = norm != nullptr ? norm[c] : 1;
-        const float v = a.mamba3 ? o[c] : o[c] * silu, g = a.mamba3 ? dy[c] * silu : dy[c];
-        squares += v * v;
-        dot += g * w * v;
-      }
-      const float mean = 1.0f / static_cast<float>(width);
-      const float inv = norm != nullptr ? rsqrtf(warp_sum(squares) * mean + args.eps) : 1.0f;
-      dot = norm != nullptr ? warp_sum(dot) * inv * mean : 0.0f;
-      for (int c = begin; c < end; c += kWarp) {
-        const float zc = __ldg(z + c), sig = sigmoidf(zc), silu = zc * sig;
-        const float dsilu = sig * (1 + zc * (1 - sig)), w = norm != nullptr ? norm[c] : 1;
-        const float v = a.mamba3 ? o[c] : o[c] * silu, g = a.mamba3 ? dy[c] * silu : dy[c];
-        const float dv = norm != nullptr ? inv * (g * w - v * inv * dot) : g;
-        parts[args.slot.norm + c] = norm != nullptr ? g * v * inv : 0.0f;
-        dout[c] = a.mamba3 ? dv : dv * silu;
-        dz[c] = (a.mamba3 ? dy[c] * v * inv * w : dv * o[c]) * dsilu;
-      }
-    }
-  }
-
   /// dD = do . x_p.
   __device__ void skip() {
     for (int h = warp_id(); h < a.nheads; h += memory.warps) {
@@ -152,7 +106,7 @@ class Backward {
   /// Sine and cosine of the lane's pair of a head at token t.
   __device__ __forceinline__ float2 turn(int t, int h, int part, bool in) const {
     const int c = s.chain(h, State::column(part) / 2);
-    return c < 0 || !in ? make_float2(0, 1) : s.psi[t * memory.psi_pitch + c];
+    return c < 0 || !in ? make_float2(0, 1) : s.turned(t, c);
   }
 
   /// dx of a head, its shares of B's gradient and of the scores'. One head at a time: two would not fit into registers.
@@ -168,7 +122,7 @@ class Backward {
     State norm, bias, q, dbias = {}, dquery = {};
     norm.fill(args.B_norm.at(blockIdx.y), N, 1.0f);
     bias.fill(of_head == nullptr ? nullptr : of_head + h * N, N, 0.0f);
-    q.read(s.query + h * ScanAtMemory::state_pitch(a), N);
+    q.read(query_of_warp + h * memory.state_pitch, N);
     for (int first = s.begin; first < s.end; first += kAtTokens) {
       const int at_t = first + lane_id() / kAtLanes, t = min(at_t, s.end - 1), at_head = t * H + h;
       const bool in = at_t < s.end;
@@ -211,7 +165,7 @@ class Backward {
         dquery.v[part].y += cu * (by.y * of_key.y - by.x * of_key.x);
         const int chain = s.chain(h, State::column(part) / 2);
         if (learned && in && chain >= 0)
-          s.psi[t * memory.psi_pitch + chain].x = cu * (of.x * of_key.y - of.y * of_key.x);
+          s.psi[t * memory.psi_pitch + chain] = cu * (of.x * of_key.y - of.y * of_key.x);
       }
       if (!first_of_group) {
         State others;
@@ -240,6 +194,38 @@ class Backward {
     __syncwarp();
   }
 
+  /// dy to dout and dz. Mamba-3 norms each head and then gates, Mamba-2 gates and then norms each group.
+  __device__ void gate() {
+    const int inner = a.nheads * a.headdim, parts_of = a.mamba3 ? a.nheads : a.ngroups,
+              width = inner / parts_of;
+    const int64_t row = static_cast<int64_t>(blockIdx.x) * inner;
+    const float *dy = args.dy.at(blockIdx.y) + row, *o = args.o_in.at(blockIdx.y) + row;
+    const float *z = s.row(s.p) + a.z, *norm = args.norm.at(blockIdx.y);
+    float* const dz = drow(s.p) + a.z;
+    for (int part = warp_id(); part < parts_of; part += memory.warps) {
+      const int begin = part * width + lane_id(), end = (part + 1) * width;
+      float squares = 0, dot = 0;
+      for (int c = begin; c < end; c += kWarp) {
+        const float silu = __ldg(z + c) * sigmoidf(__ldg(z + c)), w = norm != nullptr ? norm[c] : 1;
+        const float v = a.mamba3 ? o[c] : o[c] * silu, g = a.mamba3 ? dy[c] * silu : dy[c];
+        squares += v * v;
+        dot += g * w * v;
+      }
+      const float mean = 1.0f / static_cast<float>(width);
+      const float inv = norm != nullptr ? rsqrtf(warp_sum(squares) * mean + args.eps) : 1.0f;
+      dot = norm != nullptr ? warp_sum(dot) * inv * mean : 0.0f;
+      for (int c = begin; c < end; c += kWarp) {
+        const float zc = __ldg(z + c), sig = sigmoidf(zc), silu = zc * sig;
+        const float dsilu = sig * (1 + zc * (1 - sig)), w = norm != nullptr ? norm[c] : 1;
+        const float v = a.mamba3 ? o[c] : o[c] * silu, g = a.mamba3 ? dy[c] * silu : dy[c];
+        const float dv = norm != nullptr ? inv * (g * w - v * inv * dot) : g;
+        parts[args.slot.norm + c] = norm != nullptr ? g * v * inv : 0.0f;
+        dout[c] = a.mamba3 ? dv : dv * silu;
+        dz[c] = (a.mamba3 ? dy[c] * v * inv * w : dv * o[c]) * dsilu;
+      }
+    }
+  }
+
   /// The cotangent of x inv w becomes that of x; adds to w's where `counts`.
   __device__ __forceinline__ void norm_back(const State& x, float inv, const State& w, State& d,
                                             bool counts, State& dw) const {
@@ -263,8 +249,10 @@ class Backward {
   /// The warps' shares, in order; zeros for parameters that are absent. All threads; dq is there after the next barrier.
   __device__ void sum_shares() {
     const int H = a.nheads, N = a.d_state, width = (2 * H + 1) * N;
+#pragma unroll 1
     for (int c = thread(); c < width; c += threads()) {
       float sum = 0;
+#pragma unroll 4
       for (int w = 0; w < memory.warps; ++w) sum += shares[w * width + c];
       const int i = c / N;
       if (i >= H && i < 2 * H) dq[c - H * N] = sum;
@@ -284,9 +272,11 @@ class Backward {
     const float* norm = args.C_norm.at(blockIdx.y);
     State w, dw = {};
     w.fill(norm, N, 1.0f);
+#pragma unroll 1
     for (int g = 0; g < a.ngroups; ++g) {
       State raw, d = {};
       raw.load(s.row(s.p) + a.C + g * N, N, args.vectors);
+#pragma unroll 1
       for (int h = g * of_group; h < (g + 1) * of_group; ++h) {
         State of_head;
         of_head.read(dq + h * N, N);
@@ -301,123 +291,15 @@ class Backward {
     if (a.mamba3 && lane_id() < kAtLanes) dw.store_each(parts + args.slot.C_norm, N);
   }
 
-  /// psi's first numbers and flow become sums over the tokens before. A barrier is within.
-  __device__ void before() {
-    const int H = a.nheads, turning = own_angles();
-    float* const mine = s.totals + warp_id() * memory.chains;
-    for (int c = lane_id(); c < max(turning, H); c += kWarp) {
-      float angle = 0, sum = 0;
-      for (int t = s.begin; t < s.end; ++t) {
-        if (c < turning) angle += s.psi[t * memory.psi_pitch + c].x;
-        if (c < H) sum += flow[t * H + c];
-      }
-      if (c < turning) mine[c] = angle;
-      if (c < H) mine[args.angles + c] = sum;
-    }
-    __syncthreads();
-    for (int c = lane_id(); c < max(turning, H); c += kWarp) {
-      float angle = 0, sum = 0;
-      for (int w = 0; w < warp_id(); ++w) {
-        if (c < turning) angle += s.totals[w * memory.chains + c];
-        if (c < H) sum += s.totals[w * memory.chains + args.angles + c];
-      }
-      for (int t = s.begin; t < s.end; ++t) {
-        if (c < turning) {
-          float& held = s.psi[t * memory.psi_pitch + c].x;
-          const float here = held;
-          held = angle, angle += here;
-        }
-        if (c < H) {
-          float& held = flow[t * H + c];
-          const float here = held;
-          held = sum, sum += here;
-        }
-      }
-    }
-    __syncwarp();
-  }
-
-  /// The narrow columns of this warp's tokens.
-  __device__ void tokens() {
-    using D = ScanAt::Discretization;
-    const int H = a.nheads, n = a.nangles, count = s.end - s.begin;
-    const bool turns = own_angles() > 0;
-    const float* bias = args.dt_bias.at(blockIdx.y);
-    for (int i = lane_id(); i < count * H; i += kWarp) {
-      const int h = i % H, t = s.begin + i / H, here = s.begin * H + i;
-      const float* row = s.row(t);
-      float* const to = drow(t);
-      const float dt = s.dt[here], lam = s.lam[here], rate = s.rate(row, h);
-      const float dgam = dweight[here], ddel = t > 0 ? dweight[here - H] : 0.0f;
-      float ddt = rate * flow[here];
-      if (turns) {
-        for (int j = 0; j < n; ++j)
-          ddt += theta[t * memory.theta_pitch + j] * s.psi[t * memory.psi_pitch + h * n + j].x;
-      }
-      ddt += lam * dgam + (1 - lam) * ddel;
-      const float draw = ddt * sigmoidf(__ldg(row + a.dd_dt + h) + __ldg(bias + h));
-      to[a.dd_dt + h] = draw;
-      if (a.mamba3) {
-        const float raw = __ldg(row + a.dd_A + h), f = s.activated(raw);
-        const float slope = f < args.a_floor ? 0.0f
-                            : !a.heavy_tail  ? -sigmoidf(raw)
-                            : raw >= 0       ? -1.0f
-                                             : -f * f;
-        to[a.dd_A + h] = flow[here] * dt * slope;
-        if (a.discretization == D::kTrapezoidal)
-          to[a.trap + h] = dt * (dgam - ddel) * lam * (1 - lam);
-      }
-      s.lam[here] = draw;
-      s.weight[here] = flow[here] * dt * rate;
-    }
-    if (!turns) return;
-    for (int i = lane_id(); i < count * n; i += kWarp) {
-      const int j = i % n, t = s.begin + i / n;
-      float d = 0;
-      for (int h = 0; h < H; ++h) d += s.dt[t * H + h] * s.psi[t * memory.psi_pitch + h * n + j].x;
-      const float tanh = theta[t * memory.theta_pitch + j] * (1.0f / kPi);
-      drow(t)[a.ang + j] = d * kPi * (1 - tanh * tanh);
-    }
-  }
-
-  /// Of dt_bias and A_log: sums over the tokens.
-  __device__ void head_sums() {
-    for (int h = warp_id(); h < a.nheads; h += memory.warps) {
-      float step = 0, rate = 0;
-      for (int t = lane_id(); t <= s.p; t += kWarp)
-        step += s.lam[t * a.nheads + h], rate += s.weight[t * a.nheads + h];
-      step = warp_sum(step), rate = warp_sum(rate);
-      if (lane_id() == 0) {
-        parts[args.slot.dt_bias + h] = step;
-        if (!a.mamba3) parts[args.slot.A_log + h] = rate;
-      }
-    }
-  }
-
-  __device__ __forceinline__ int own_angles() const {
-    return a.rotation == ScanAt::Rotation::kDataDependent ? args.angles : 0;
-  }
-
-  const ScanAtArgs& args;
-  const ScanAt& a;
-  const ScanAtMemory& memory;
-  const BackwardMemory at;
-  ScanAtSequence s;
-  float *theta, *dweight, *flow, *dout, *shares, *dq;
-  float *drows, *parts;
+  float *const query_of_warp, *const shares, *const dq;
 };
 
-template <int kStates, int kChannels, bool kWhole>
+template <class Sequence>
 __global__ void __launch_bounds__(kAtMaxWarps* kWarp, 2)
-    scan_at_bwd_kernel(const __grid_constant__ ScanAtArgs args) {
-  extern __shared__ float2 memory_of_block[];
-  const ScanAtMemory memory(args.a, args.angles, args.seqlen);
-  Backward<kStates, kChannels, kWhole>(args, memory, reinterpret_cast<float*>(memory_of_block))
-      .run();
-}
-
-int shared_bytes(const ScanAt& a, const ScanAtMemory& memory) {
-  return 4 * std::max(BackwardMemory(a, memory).end, memory.forward(a));
+    scan_at_bwd_kernel(const __grid_constant__ ScanAtArgs args,
+                       const __grid_constant__ typename Sequence::Memory at) {
+  extern __shared__ float4 memory_of_block[];
+  Sequence(args, at, reinterpret_cast<float*>(memory_of_block)).run();
 }
 
 int64_t workspace_bytes(const CallShapes& c) {
@@ -430,15 +312,31 @@ void launch(const CudaCall& call, CUstream_st* stream) {
   args.o_in = member_array<const float>(call.in.back());
   args.dproj = member_array<float>(call.out[0]);
   args.partials = member_array<float>(call.workspace);
-  const ScanAtMemory memory(args.a, args.angles, args.seqlen);
-  const int batch = (*call.in[1].shape)[0], bytes = shared_bytes(args.a, memory);
+  const int batch = (*call.in[1].shape)[0];
   const dim3 grid(static_cast<unsigned>(batch), static_cast<unsigned>(call.members));
-  scan_at_sizes(args, [&]<int kStates, int kChannels, bool kWhole>() {
-    const auto kernel = scan_at_bwd_kernel<kStates, kChannels, kWhole>;
+  auto start = [&]<class Sequence>(const typename Sequence::Memory& at) {
+    const int bytes = 4 * at.rest.end;
+    const auto kernel = scan_at_bwd_kernel<Sequence>;
+    if (bytes > shared_bytes_per_block()) return false;
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
           "cudaFuncSetAttribute");
-    kernel<<<grid, memory.warps * kWarp, static_cast<size_t>(bytes), stream>>>(args);
-  });
+    const int threads = args.memory.warps * kWarp;
+    kernel<<<grid, threads, static_cast<size_t>(bytes), stream>>>(args, at);
+    return true;
+  };
+  bool started = false;
+  if (scan_at_whole(args.a)) {
+    scan_at_whole_sizes(args, [&]<int kHeads, int kTurned>() {
+      using Sequence = WholeBackward<kHeads, kTurned>;
+      started = start.template operator()<Sequence>({args.a, args.memory});
+    });
+  }
+  if (!started) {
+    scan_at_sizes(args, [&]<int kStates, int kChannels, bool kWhole>() {
+      using Sequence = Backward<kStates, kChannels, kWhole>;
+      start.template operator()<Sequence>({args.a, args.memory});
+    });
+  }
   check_launch("scan_at_bwd");
   const ScanAtSums& slot = args.slot;
   const int mamba3[] = {slot.dt_bias, slot.B_bias, slot.C_bias, slot.B_norm,
@@ -456,11 +354,13 @@ std::string scan_at_limit(const ScanAt& a, int seqlen) {
   };
   if (a.headdim > 128) return text("headdim", a.headdim);
   if (a.d_state > 128) return text("d_state", a.d_state);
-  const int64_t of_tokens = 4 * int64_t{seqlen} * (4 * a.nheads + 2 * scan_at_angles(a));
+  const int64_t of_tokens = 4 * int64_t{seqlen} * (5 * a.nheads + scan_at_angles(a) + a.nangles);
   if (of_tokens > shared_bytes_per_block())
     return std::to_string(seqlen) + " positions need at least " + std::to_string(of_tokens) +
            " bytes of shared memory";
-  const int bytes = shared_bytes(a, ScanAtMemory(a, scan_at_angles(a), seqlen)),
+  const ScanAtMemory memory(a, scan_at_angles(a), seqlen);
+  const int bytes = 4 * std::max(Backward<4, 4, false>::Memory(a, memory).rest.end,
+                                 scan_at_floats(a, memory)),
             most = shared_bytes_per_block();
   if (bytes <= most) return {};
   return "these heads and " + std::to_string(seqlen) + " positions need " + std::to_string(bytes) +

@@ -121,6 +121,11 @@ inline std::vector<ScanAtCase> scan_at_cases() {
   }
   for (const int seqlen : {1, 2, 31, 33, 65, 161, 300})
     out.push_back(mamba3_at_case("", mamba3(2, 64, 1, 64), 5, seqlen));
+  for (const int heads : {1, 4}) {
+    out.push_back(mamba3_at_case("", mamba3(heads, 64, 1, 64), 4, 40));
+    out.push_back(mamba3_at_case("ten pairs", mamba3(heads, 64, 1, 64), 3, 67,
+                                 [](A& a, Arrays&) { a.nangles = 10; }));
+  }
   for (const auto& [channels, states] :
        {std::pair{8, 24}, {48, 80}, {24, 8}, {1, 4}, {5, 6}, {128, 128}, {100, 16}, {16, 128}}) {
     out.push_back(mamba3_at_case("", mamba3(2, channels, 1, states), 3, 41));
@@ -133,6 +138,7 @@ inline std::vector<ScanAtCase> scan_at_cases() {
   };
   for (const int seqlen : {1, 33, 161})
     out.push_back(mamba2_at_case(mamba2(2, 64, 1, 64), 5, seqlen));
+  out.push_back(mamba2_at_case(mamba2(1, 64, 1, 64), 5, 40));
   for (const auto& [channels, states] :
        {std::pair{8, 24}, {48, 80}, {24, 8}, {1, 4}, {5, 7}, {128, 128}, {16, 128}})
     out.push_back(mamba2_at_case(mamba2(4, channels, 2, states), 5, 41));
