@@ -43,21 +43,6 @@ __device__ __forceinline__ void quick_sincos(float x, float& sine, float& cosine
 /// Floats from token to token of a chunk's angles in shared memory: odd, so that tokens hit different banks.
 __host__ __device__ constexpr int angle_pitch(int nangles) { return nangles | 1; }
 
-/// Norm weights of B and C and the head's biases, 1 and 0 where absent: (4, 64), norm_k, norm_q, bias_k, bias_q.
-__device__ __forceinline__ void load_row_weights(const Mamba3Args& a, int member, int h,
-                                                 float* to) {
-  const float* from[4] = {a.B_norm.at(member), a.C_norm.at(member), a.B_bias.at(member),
-                          a.C_bias.at(member)};
-#pragma unroll
-  for (int which = 0; which < 4; ++which) {
-    const int n = static_cast<int>(threadIdx.x);
-    if (n >= kTiledHead) continue;
-    const float absent = which < 2 ? 1.0f : 0.0f;
-    const float* row = from[which];
-    to[which * kTiledHead + n] = row == nullptr ? absent : row[which < 2 ? n : h * kTiledHead + n];
-  }
-}
-
 /// A lane's share of a row.
 struct QuadRow {
   float2 v[kQuadPairs];

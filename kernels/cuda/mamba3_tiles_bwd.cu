@@ -62,7 +62,7 @@ __device__ __forceinline__ void decay(float (&score)[2][4],
     }
     return;
   }
-  const float sign = as_queries ? kLog2E : -kLog2E;
+  const float sign = as_queries ? 1.0f : -1.0f;
 #pragma unroll
   for (int n = 0; n < 2; ++n) {
     const int c0 = block * 16 + n * 8 + 2 * b.t;
@@ -230,7 +230,7 @@ __global__ void __launch_bounds__(kScanThreads, 2)
 #pragma unroll 1
     for (int chunk = b.last_chunk(); chunk >= 0; --chunk) {
       b.anew(), b.enter_chunk(chunk);
-      if (b.warp == kScanWarps - 1)
+      if (b.warp == 3)  // of those that have less to prepare
         b.token.compute(a, slice(a.proj) + static_cast<int64_t>(b.first_token) * d.width, bias, h,
                         b.t0, b.length, b.tokens);
       if (b.queries) {

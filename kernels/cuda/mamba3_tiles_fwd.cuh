@@ -167,7 +167,8 @@ struct ChunkAngles {
   }
 };
 
-/// load_row_weights(), of which the present ones are on their way.
+/// Norm weights of B and C and the head's biases, 1 and 0 where absent: (4, 64), norm_k, norm_q, bias_k, bias_q. Those present are on
+/// their way.
 __device__ __forceinline__ void fetch_row_weights(const Mamba3Args& a, int member, int h,
                                                   float* to) {
   const float *norm_k = a.B_norm.at(member), *norm_q = a.C_norm.at(member),
