@@ -90,8 +90,8 @@ struct RawRows {
       }
     }
   }
-  /// Sixteen rows from row0 on, a multiple of 8, each by the whole warp, lane l its pair l: the lanes meet after the wait. Rows lie
-  /// `stride` floats apart; in place of those from `count` on the last one comes.
+  /// Eight rows from row0 on, a multiple of 8, each by the whole warp, lane l its pair l: the lanes meet after the wait. Rows lie
+  /// `stride` floats apart; in place of those from `count` on, which is 1 or more, the last one comes.
   template <bool kVectors>
   __device__ __forceinline__ void fetch_rows(int row0, const float* from, uint32_t stride,
                                              int count) const {
@@ -99,19 +99,17 @@ struct RawRows {
     const uint32_t to =
         base + static_cast<uint32_t>(row0 * (kTiledHead * 4)) + (kVectors ? 8 : 4) * lane;
     from += (kVectors ? 2 : 1) * lane;
-    auto copy = [&](auto whole) {
+    opaque(from);
 #pragma unroll
-      for (int u = 0; u < 16; ++u) {
-        const uint32_t at = (to ^ static_cast<uint32_t>((u & 7) << 5)) + u * (kTiledHead * 4);
-        if constexpr (kVectors) {
-          copy_async<8>(at, from);
-        } else {
-          copy_async<4>(at, from), copy_async<4>(at ^ 128u, from + 32);
-        }
-        if (whole.value || u + 1 < count) from += stride;
+    for (int u = 0; u < 8; ++u) {
+      const uint32_t at = (to ^ static_cast<uint32_t>(u << 5)) + u * (kTiledHead * 4);
+      const float* row = bytes_past(from, static_cast<uint32_t>(min(u, count - 1)) * (4 * stride));
+      if constexpr (kVectors) {
+        copy_async<8>(at, row);
+      } else {
+        copy_async<4>(at, row), copy_async<4>(at ^ 128u, row + 32);
       }
-    };
-    count >= 16 ? copy(std::true_type{}) : copy(std::false_type{});
+    }
   }
   /// The same of rows at multiples of 16 bytes, each by one half of the warp.
   __device__ __forceinline__ void fetch_aligned_rows(int row0, const float* from, uint32_t stride,
@@ -121,10 +119,12 @@ struct RawRows {
         base + static_cast<uint32_t>(row0 * (kTiledHead * 4) + half * (kTiledHead * 4) +
                                      ((half << 5) ^ (16 * piece)));
     from += 4 * piece;
+    opaque(from);
 #pragma unroll
-    for (int u = 0; u < 16; u += 2) {
-      copy_async<16>((to ^ static_cast<uint32_t>((u & 7) << 5)) + u * (kTiledHead * 4),
-                     from + static_cast<uint32_t>(min(u + half, count - 1)) * stride);
+    for (int u = 0; u < 8; u += 2) {
+      copy_async<16>(
+          (to ^ static_cast<uint32_t>(u << 5)) + u * (kTiledHead * 4),
+          bytes_past(from, static_cast<uint32_t>(min(u + half, count - 1)) * (4 * stride)));
     }
   }
   __device__ __forceinline__ void store(int row, const QuadRow& from) const {

@@ -254,6 +254,7 @@ __global__ void __launch_bounds__(kScanThreads, 2)
       b.anew();
       if (b.owns_rows()) b.put_rows(dqk);
       if (!b.queries && !b.first) store_state_cotangent(b, dstate);
+      b.full() ? __syncwarp() : b.meet_role();
       b.finish_rows();
       const bool more = chunk > 0 || h + 1 < d.nheads;
       auto fetch_next = [&](auto&& fetch) {  // of the chunk before, or of the next head's last one

@@ -54,9 +54,10 @@ __device__ __forceinline__ T* slice(const MemberArray<T>& array) {
   return array.data + array.stride * blockIdx.y;
 }
 
-/// A thread's view of its block's sequence. Warps 0 to 3 ("queries") prepare 16 rows of B and C each and the state that entered, and
-/// own 16 tokens: dq of them, then, as keys, dx. Warps 4 to 7 prepare 16 rows of x and dy each and own dk of 16 tokens and 16 channels
-/// of the state's cotangent.
+/// A thread's view of its block's sequence. Warps 0 to 3 ("queries") prepare rows of B and C each and the state that entered, and
+/// own 16 tokens: dq of them, then, as keys, dx. Warps 4 to 7 prepare rows of x and dy each and own dk of 16 tokens and 16 channels
+/// of the state's cotangent. Rows that pass one by one, before and after the products, are a warp's own 16 in a full chunk; in
+/// a shorter one all four warps share them, eight at a time.
 /// kTurned: groups of four pairs, one a lane, that may turn: 0, 4 or 8. It makes every phase a run of instructions without branches.
 template <bool kSplit, bool kVectors, int kTurned>
 struct TiledBackward {
@@ -120,6 +121,20 @@ struct TiledBackward {
   }
   __device__ __forceinline__ int last_chunk() const { return (tokens - 1) / d.chunk; }
   __device__ __forceinline__ bool owns_rows() const { return row0 < tiles * 16; }
+  /// Parts of eight rows that this warp prepares and finishes, and the first row of one.
+  __device__ __forceinline__ bool full() const { return tiles == kMaxBlocks; }
+  __device__ __forceinline__ int parts() const { return (2 * tiles - tile_row + 3) / 4; }
+  __device__ __forceinline__ int part_row(int part) const {
+    return full() ? row0 + 8 * part : 8 * tile_row + 32 * part;
+  }
+  /// The four warps of this one's role.
+  __device__ __forceinline__ void meet_role() const {
+    if (queries) {
+      asm volatile("bar.sync 1, %0;" ::"n"(4 * kWarp) : "memory");
+    } else {
+      asm volatile("bar.sync 2, %0;" ::"n"(4 * kWarp) : "memory");
+    }
+  }
 
   __device__ __forceinline__ Square q() const { return {base + Place::kQ}; }
   __device__ __forceinline__ Square k() const { return {base + Place::kK}; }
@@ -151,32 +166,39 @@ struct TiledBackward {
   /// The rows that this warp prepares are on their way to the places of their tiles: of B, C and the entering state, or of x and
   /// dy. A row is copied by the whole warp: wait, then meet, before reading.
   __device__ __forceinline__ void fetch_keys_and_queries() const {
-    if (!queries || !owns_rows()) return;
-    const int at = row0 * d.width;
-    RawRows{base + Place::kK}.template fetch_rows<kVectors>(row0, proj(a.col.B + group * N) + at,
-                                                            d.width, length - row0);
-    RawRows{base + Place::kQ}.template fetch_rows<kVectors>(row0, proj(a.col.C + group * N) + at,
-                                                            d.width, length - row0);
+    if (!queries) return;
+#pragma unroll 1
+    for (int part = 0; part < parts(); ++part) {
+      const int to = part_row(part), from = row(to), count = length - from;
+      const float* rows = proj(group * N) + from * d.width;
+      RawRows{base + Place::kK}.template fetch_rows<kVectors>(to, rows + a.col.B, d.width, count);
+      RawRows{base + Place::kQ}.template fetch_rows<kVectors>(to, rows + a.col.C, d.width, count);
+    }
   }
   __device__ __forceinline__ void fetch_values_and_state() const {
-    if (!queries && owns_rows()) {
-      RawRows{base + Place::kX}.template fetch_rows<kVectors>(
-          row0, proj(a.col.x + h * P) + row0 * d.width, d.width, length - row0);
-      RawRows{base + Place::kDout}.fetch_aligned_rows(row0, of_head(a.dy) + row0 * d_inner, d_inner,
-                                                      length - row0);
-    }
-    if (queries && !first) {
+    if (!queries) {
+#pragma unroll 1
+      for (int part = 0; part < parts(); ++part) {
+        const int to = part_row(part), from = row(to), count = length - from;
+        RawRows{base + Place::kX}.template fetch_rows<kVectors>(
+            to, proj(a.col.x + h * P) + from * d.width, d.width, count);
+        RawRows{base + Place::kDout}.fetch_aligned_rows(to, of_head(a.dy) + from * d_inner, d_inner,
+                                                        count);
+      }
+    } else if (!first) {
       const float* from =
           slice(a.states_in) +
           ((static_cast<int64_t>(blockIdx.x) * d.nheads + h) * d.nchunks + chunk) * (P * N);
-      RawRows{base + Place::kState}.fetch_aligned_rows(row0, from + row0 * N, N, 16);
+#pragma unroll 1
+      for (int at = row0; at < row0 + 16; at += 8)
+        RawRows{base + Place::kState}.fetch_aligned_rows(at, from + at * N, N, 8);
     }
   }
 
   /// What prepare_values() will read first from memory comes into the second level of the cache.
   __device__ __forceinline__ void prefetch_gates() const {
-    if (queries || !owns_rows()) return;
-    const int i = row(row0 + lane % 16), half = lane / 16 * (P / 2);
+    if (queries || lane / 8 % 2 >= parts()) return;
+    const int i = row(part_row(lane / 8 % 2) + lane % 8), half = lane / 16 * (P / 2);
     const float *z = proj(a.col.z + h * P) + i * d.width, *o = of_head(a.o_in) + i * d_inner;
     asm volatile("prefetch.global.L2 [%0];" ::"l"(z + half));
     asm volatile("prefetch.global.L2 [%0];" ::"l"(o + half));
@@ -200,19 +222,20 @@ struct TiledBackward {
   /// q' and k' of this warp's rows, and the state that entered.
   __device__ __forceinline__ void prepare_queries_and_keys() const {
     float angle[kTurned + 1], next[kTurned + 1];
-    if (owns_rows()) load_angles(angle, low);
+    const int count = parts();
+    load_angles(angle, part_row(0) + g, count > 0);
     wait_all_copies();
     __syncwarp();
 #pragma unroll 1
-    for (int part = 0; part < 2 && owns_rows(); ++part) {
-      const int i = low + 8 * part;
-      load_angles(next, i + 8, part == 0);
+    for (int part = 0; part < count; ++part) {
+      const int begin = part_row(part), i = begin + g;
+      load_angles(next, part_row(1) + g, part + 1 < count);
       QuadRows r;
       r.k = RawRows{k().base}.load(i), r.q = RawRows{q().base}.load(i);
       __syncwarp();
       r.norm_and_bias(weights, norm_k, norm_q, a.eps);
       r.template rotate<kTurned>([&](int m) { return angle[m]; });
-      if (row0 + 8 * part + 8 > length && i >= length)  // the first is the same for the whole warp
+      if (begin + 8 > length && i >= length)  // the first is the same for the whole warp
         r.k.clear(), r.q.clear();
       r.k.template store<kSplit>(k(), i);
       r.q.template store<kSplit>(q(), i);
@@ -236,34 +259,32 @@ struct TiledBackward {
   /// x of this warp's rows; the cotangent of o from that of y, through gate and norm; dz. A lane has columns 2 lane and 2 lane + 1
   /// of a row, four rows at a time.
   __device__ __forceinline__ void prepare_values() {
-    if (!owns_rows()) return;
     constexpr int kAtOnce = 4;
-    const int c = 2 * lane;
+    const int c = 2 * lane, groups = parts() * (8 / kAtOnce);
     float2 z[kAtOnce], o[kAtOnce], next_z[kAtOnce], next_o[kAtOnce], weight = make_float2(1, 1);
-    const float *z_row = proj(a.col.z + h * P) + (row0 * d.width + c),
-                *o_row = of_head(a.o_in) + (row0 * d_inner + c);
-    float* dz_row = dproj(a.col.z + h * P) + (row0 * d.width + c);
-    const uint32_t width = d.width, inner = d_inner;
-    // Between rows, as long as another one follows.
-    auto load = [&](float2(&to_z)[kAtOnce], float2(&to_o)[kAtOnce], int i) {
-      auto rows = [&](auto whole) {
+    const float *z_rows = proj(a.col.z + h * P) + c, *o_rows = of_head(a.o_in) + c;
+    float* dz_rows = dproj(a.col.z + h * P) + c;
+    const uint32_t width = 4 * d.width, inner = 4 * d_inner;  // bytes
+    opaque(z_rows), opaque(o_rows), opaque(dz_rows);
+    auto first_row = [&](int of_group) { return part_row(of_group / 2) + of_group % 2 * kAtOnce; };
+    auto load = [&](float2(&to_z)[kAtOnce], float2(&to_o)[kAtOnce], int of_group) {
+      const int i = first_row(of_group);
+      const bool wanted = of_group < groups;
 #pragma unroll
-        for (int u = 0; u < kAtOnce; ++u) {
-          to_z[u] = load2_here(z_row, kVectors), to_o[u] = load2_here(o_row, true);
-          if (whole.value || i + u + 1 < length) z_row += width, o_row += inner;
-        }
-      };
-      i + kAtOnce < length ? rows(std::true_type{}) : rows(std::false_type{});
+      for (int u = 0; u < kAtOnce; ++u) {
+        const uint32_t from = static_cast<uint32_t>(row(i + u));
+        to_z[u] = load2_here(bytes_past(z_rows, from * width), kVectors, wanted);
+        to_o[u] = load2_here(bytes_past(o_rows, from * inner), true, wanted);
+      }
     };
-    load(z, o, row0);
+    load(z, o, 0);
     if (out_norm) weight = load2_here(slice(a.norm) + h * P + c, true);
     wait_all_copies();
     __syncwarp();
 #pragma unroll 1
-    for (int i0 = row0; i0 < row0 + 16; i0 += kAtOnce) {
-#pragma unroll
-      for (int u = 0; u < kAtOnce; ++u) next_z[u] = next_o[u] = make_float2(0, 0);
-      if (i0 + kAtOnce < row0 + 16) load(next_z, next_o, i0 + kAtOnce);
+    for (int at_group = 0; at_group < groups; ++at_group) {
+      const int i0 = first_row(at_group);
+      load(next_z, next_o, at_group + 1);
       float2 dy[kAtOnce], x_row[kAtOnce];
 #pragma unroll
       for (int u = 0; u < kAtOnce; ++u) {
@@ -282,7 +303,8 @@ struct TiledBackward {
         const float2 normed = make_float2(o[u].x * inverse, o[u].y * inverse);
         float2 value = make_float2(dy[u].x * z[u].x * s0, dy[u].y * z[u].y * s1);
         if (exists) {
-          store2(dz_row, dy[u].x * normed.x * weight.x * s0 * (1 + z[u].x * (1 - s0)),
+          store2(bytes_past(dz_rows, static_cast<uint32_t>(i) * width),
+                 dy[u].x * normed.x * weight.x * s0 * (1 + z[u].x * (1 - s0)),
                  dy[u].y * normed.y * weight.y * s1 * (1 + z[u].y * (1 - s1)), kVectors);
         }
         if (out_norm) {
@@ -296,7 +318,6 @@ struct TiledBackward {
         Square::store_at(x().at(i, c), x_row[u].x, x_row[u].y);
         Square::store_at(dout().at(i, c), value.x, value.y);
         z[u] = next_z[u], o[u] = next_o[u];
-        dz_row += width;
       }
     }
   }
@@ -341,46 +362,42 @@ struct TiledBackward {
         of.v[n] = make_float2(acc[n][2 * high], acc[n][2 * high + 1]);
       to.store(low + 8 * high, of);
     }
-    __syncwarp();
   }
 
   /// They go through bias and norm to the columns of C or B in dproj, where heads of a group add up. A lane has columns 2 lane and
   /// 2 lane + 1 of a row, eight rows at a time.
   __device__ __forceinline__ void finish_rows() {
-    if (!owns_rows()) return;
     constexpr int kAtOnce = 8;
     const RawRows from{(queries ? q() : k()).base};
-    const int column = (queries ? a.col.C : a.col.B) + group * N + 2 * lane;
+    const int column = (queries ? a.col.C : a.col.B) + group * N + 2 * lane, count = parts();
     const bool adds = in_group > 0,
                normed = in_group == heads_per_group - 1 && (queries ? norm_q : norm_k);
-    const float *raw_row = proj(column) + row0 * d.width, *old_row = dproj(column) + row0 * d.width,
-                *inverse = queries ? inv_q : inv_k;
-    float* to = dproj(column) + row0 * d.width;
-    const uint32_t width = d.width;
+    const float *raw_rows = proj(column), *inverse = queries ? inv_q : inv_k;
+    float* to = dproj(column);
+    opaque(raw_rows), opaque(to);
+    const uint32_t width = 4 * d.width;  // bytes
     const float2 w = *reinterpret_cast<const float2*>(weights + (queries ? N : 0) + 2 * lane);
     float2 raw[kAtOnce], old[kAtOnce], next_raw[kAtOnce],
         next_old[kAtOnce];  // old: of earlier heads
-    auto load_rows = [&](float2(&to)[kAtOnce], const float*& from, int i) {
-      auto rows = [&](auto whole) {
-#pragma unroll
-        for (int u = 0; u < kAtOnce; ++u) {
-          to[u] = load2_here(from, kVectors);
-          if (whole.value || i + u + 1 < length) from += width;
-        }
-      };
-      i + kAtOnce < length ? rows(std::true_type{}) : rows(std::false_type{});
-    };
-    auto load = [&](float2(&to_raw)[kAtOnce], float2(&to_old)[kAtOnce], int i) {
+    auto load = [&](float2(&to_raw)[kAtOnce], float2(&to_old)[kAtOnce], int part) {
 #pragma unroll
       for (int u = 0; u < kAtOnce; ++u) to_raw[u] = to_old[u] = make_float2(0, 0);
-      if (i >= row0 + 16) return;
-      if (adds) load_rows(to_old, old_row, i);
-      if (normed) load_rows(to_raw, raw_row, i);
+      if (part >= count) return;
+      const int i = part_row(part);
+      auto load_rows = [&](float2(&out)[kAtOnce], const float* rows) {
+#pragma unroll
+        for (int u = 0; u < kAtOnce; ++u)
+          out[u] =
+              load2_here(bytes_past(rows, static_cast<uint32_t>(row(i + u)) * width), kVectors);
+      };
+      if (adds) load_rows(to_old, to);
+      if (normed) load_rows(to_raw, raw_rows);
     };
-    load(raw, old, row0);
+    load(raw, old, 0);
 #pragma unroll 1
-    for (int i0 = row0; i0 < row0 + 16; i0 += kAtOnce) {
-      load(next_raw, next_old, i0 + kAtOnce);
+    for (int part = 0; part < count; ++part) {
+      const int i0 = part_row(part);
+      load(next_raw, next_old, part + 1);
       float2 value[kAtOnce];
 #pragma unroll
       for (int u = 0; u < kAtOnce; ++u) {
@@ -409,8 +426,9 @@ struct TiledBackward {
       }
 #pragma unroll
       for (int u = 0; u < kAtOnce; ++u) {
-        if (i0 + u < length) store2(to, value[u].x, value[u].y, kVectors);
-        to += width;
+        if (i0 + u < length)
+          store2(bytes_past(to, static_cast<uint32_t>(i0 + u) * width), value[u].x, value[u].y,
+                 kVectors);
         raw[u] = next_raw[u], old[u] = next_old[u];
       }
     }
