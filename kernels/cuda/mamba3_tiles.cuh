@@ -138,10 +138,13 @@ struct RawRows {
   /// Columns 2 pair and 2 pair + 1 of a row.
   __device__ __forceinline__ float2 load_pair(int row, int pair) const {
     const uint32_t from = base + static_cast<uint32_t>(row * (kTiledHead * 4) + ((row & 7) << 5));
+    return load_at(from ^ static_cast<uint32_t>(8 * pair));
+  }
+  __device__ __forceinline__ static float2 load_at(uint32_t from) {
     float2 out;
     asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];"
                  : "=f"(out.x), "=f"(out.y)
-                 : "r"(from ^ static_cast<uint32_t>(8 * pair))
+                 : "r"(from)
                  : "memory");
     return out;
   }

@@ -257,68 +257,104 @@ struct TiledBackward {
   }
 
   /// x of this warp's rows; the cotangent of o from that of y, through gate and norm; dz. A lane has columns 2 lane and 2 lane + 1
-  /// of a row, four rows at a time.
+  /// of a row, four rows at a time; all of z and o are asked for at once, at the start.
   __device__ __forceinline__ void prepare_values() {
     constexpr int kAtOnce = 4;
     const int c = 2 * lane, groups = parts() * (8 / kAtOnce);
-    float2 z[kAtOnce], o[kAtOnce], next_z[kAtOnce], next_o[kAtOnce], weight = make_float2(1, 1);
+    struct Rows {
+      float2 z[kAtOnce], o[kAtOnce];
+    } now, ahead[16 / kAtOnce - 1];
+    float2 weight = make_float2(1, 1);
     const float *z_rows = proj(a.col.z + h * P) + c, *o_rows = of_head(a.o_in) + c;
     float* dz_rows = dproj(a.col.z + h * P) + c;
     const uint32_t width = 4 * d.width, inner = 4 * d_inner;  // bytes
     opaque(z_rows), opaque(o_rows), opaque(dz_rows);
     auto first_row = [&](int of_group) { return part_row(of_group / 2) + of_group % 2 * kAtOnce; };
-    auto load = [&](float2(&to_z)[kAtOnce], float2(&to_o)[kAtOnce], int of_group) {
+    auto load = [&](Rows& to, int of_group) {
       const int i = first_row(of_group);
       const bool wanted = of_group < groups;
 #pragma unroll
       for (int u = 0; u < kAtOnce; ++u) {
         const uint32_t from = static_cast<uint32_t>(row(i + u));
-        to_z[u] = load2_here(bytes_past(z_rows, from * width), kVectors, wanted);
-        to_o[u] = load2_here(bytes_past(o_rows, from * inner), true, wanted);
+        to.z[u] = load2_here(bytes_past(z_rows, from * width), kVectors, wanted);
+        to.o[u] = load2_here(bytes_past(o_rows, from * inner), true, wanted);
       }
     };
-    load(z, o, 0);
+    load(now, 0);
+#pragma unroll
+    for (int of_group = 1; of_group < 16 / kAtOnce; ++of_group) load(ahead[of_group - 1], of_group);
     if (out_norm) weight = load2_here(slice(a.norm) + h * P + c, true);
     wait_all_copies();
     __syncwarp();
 #pragma unroll 1
     for (int at_group = 0; at_group < groups; ++at_group) {
       const int i0 = first_row(at_group);
-      load(next_z, next_o, at_group + 1);
-      float2 dy[kAtOnce], x_row[kAtOnce];
+      // Shared addresses of row i0; of row i0 + u: ^ (u << 5) or ^ (u << 4), 256 u bytes on.
+      const uint32_t raw = base + static_cast<uint32_t>(i0 * 256 + (((i0 & 4) << 5) ^ (8 * lane))),
+                     tile = base + static_cast<uint32_t>(i0 * 256 + (((i0 & 4) << 4) ^ (4 * lane)));
+      float2 dy[kAtOnce], value[kAtOnce];
 #pragma unroll
       for (int u = 0; u < kAtOnce; ++u) {
-        x_row[u] = RawRows{x().base}.load_pair(i0 + u, lane);
-        dy[u] = RawRows{dout().base}.load_pair(i0 + u, lane);
+        const uint32_t from = (raw ^ (32u * u)) + 256u * u;
+        value[u] = RawRows::load_at(from + Place::kX),
+        dy[u] = RawRows::load_at(from + Place::kDout);
       }
       __syncwarp();
+      const bool whole = i0 + kAtOnce <= length;
+      auto store = [&](int place) {
+        if (!whole) {
+#pragma unroll
+          for (int u = 0; u < kAtOnce; ++u) {
+            if (i0 + u >= length) value[u] = make_float2(0, 0);
+          }
+        }
+#pragma unroll
+        for (int u = 0; u < kAtOnce; ++u)
+          Square::store_at((tile ^ (16u * u)) + 256u * u + place, value[u].x, value[u].y);
+      };
+      store(Place::kX);
+      float inverse[kAtOnce] = {1, 1, 1, 1};
+      if (out_norm) {
+#pragma unroll
+        for (int u = 0; u < kAtOnce; ++u)
+          inverse[u] = now.o[u].x * now.o[u].x + now.o[u].y * now.o[u].y;
+        warp_sums(inverse);
+#pragma unroll
+        for (int u = 0; u < kAtOnce; ++u) inverse[u] = rsqrtf(inverse[u] * (1.0f / P) + a.eps);
+      }
 #pragma unroll
       for (int u = 0; u < kAtOnce; ++u) {
-        const int i = i0 + u;
-        const bool exists = i < length;
-        float inverse = 1;
-        if (out_norm)
-          inverse = rsqrtf(warp_sum(o[u].x * o[u].x + o[u].y * o[u].y) * (1.0f / P) + a.eps);
-        const float s0 = quick_sigmoid(z[u].x), s1 = quick_sigmoid(z[u].y);
-        const float2 normed = make_float2(o[u].x * inverse, o[u].y * inverse);
-        float2 value = make_float2(dy[u].x * z[u].x * s0, dy[u].y * z[u].y * s1);
-        if (exists) {
-          store2(bytes_past(dz_rows, static_cast<uint32_t>(i) * width),
-                 dy[u].x * normed.x * weight.x * s0 * (1 + z[u].x * (1 - s0)),
-                 dy[u].y * normed.y * weight.y * s1 * (1 + z[u].y * (1 - s1)), kVectors);
-        }
-        if (out_norm) {
-          if (exists) gate_sum.x += value.x * normed.x, gate_sum.y += value.y * normed.y;
-          value.x *= weight.x, value.y *= weight.y;
-          const float dot = warp_sum(value.x * normed.x + value.y * normed.y) * (1.0f / P);
-          value.x = inverse * (value.x - normed.x * dot);
-          value.y = inverse * (value.y - normed.y * dot);
-        }
-        if (!exists) value = x_row[u] = make_float2(0, 0);
-        Square::store_at(x().at(i, c), x_row[u].x, x_row[u].y);
-        Square::store_at(dout().at(i, c), value.x, value.y);
-        z[u] = next_z[u], o[u] = next_o[u];
+        const float2 z = now.z[u];
+        const float s0 = quick_sigmoid(z.x), s1 = quick_sigmoid(z.y);
+        now.o[u].x *= inverse[u], now.o[u].y *= inverse[u];
+        value[u] = make_float2(dy[u].x * s0, dy[u].y * s1);
+        store2_here(bytes_past(dz_rows, static_cast<uint32_t>(i0 + u) * width),
+                    value[u].x * (now.o[u].x * weight.x) * fmaf(z.x, 1 - s0, 1.0f),
+                    value[u].y * (now.o[u].y * weight.y) * fmaf(z.y, 1 - s1, 1.0f), kVectors,
+                    i0 + u < length);
+        value[u].x *= z.x, value[u].y *= z.y;
       }
+      if (out_norm) {
+        float dots[kAtOnce];
+#pragma unroll
+        for (int u = 0; u < kAtOnce; ++u) {
+          const float2 normed = now.o[u];
+          if (i0 + u < length)
+            gate_sum.x += value[u].x * normed.x, gate_sum.y += value[u].y * normed.y;
+          value[u].x *= weight.x, value[u].y *= weight.y;
+          dots[u] = (value[u].x * normed.x + value[u].y * normed.y) * (1.0f / P);
+        }
+        warp_sums(dots);
+#pragma unroll
+        for (int u = 0; u < kAtOnce; ++u) {
+          value[u].x = inverse[u] * (value[u].x - now.o[u].x * dots[u]);
+          value[u].y = inverse[u] * (value[u].y - now.o[u].y * dots[u]);
+        }
+      }
+      store(Place::kDout);
+      now = ahead[0];
+#pragma unroll
+      for (int u = 1; u < 16 / kAtOnce - 1; ++u) ahead[u - 1] = ahead[u];
     }
   }
 
@@ -426,9 +462,8 @@ struct TiledBackward {
       }
 #pragma unroll
       for (int u = 0; u < kAtOnce; ++u) {
-        if (i0 + u < length)
-          store2(bytes_past(to, static_cast<uint32_t>(i0 + u) * width), value[u].x, value[u].y,
-                 kVectors);
+        store2_here(bytes_past(to, static_cast<uint32_t>(i0 + u) * width), value[u].x, value[u].y,
+                    kVectors, i0 + u < length);
         raw[u] = next_raw[u], old[u] = next_old[u];
       }
     }

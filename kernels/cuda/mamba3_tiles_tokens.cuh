@@ -28,6 +28,23 @@ __device__ __forceinline__ float2 load2_here(const float* from, bool together, b
   return out;
 }
 
+/// A store without a branch where it is not `wanted`.
+__device__ __forceinline__ void store2_here(float* to, float first, float second, bool together,
+                                            bool wanted) {
+  if (together) {
+    asm volatile(
+        "{\n.reg .pred p;\nsetp.ne.u32 p, %3, 0;\n@p st.global.v2.f32 [%0], {%1, %2};\n}" ::"l"(to),
+        "f"(first), "f"(second), "r"(static_cast<uint32_t>(wanted))
+        : "memory");
+  } else {
+    asm volatile(
+        "{\n.reg .pred p;\nsetp.ne.u32 p, %3, 0;\n@p st.global.f32 [%0], %1;\n"
+        "@p st.global.f32 [%0+4], %2;\n}" ::"l"(to),
+        "f"(first), "f"(second), "r"(static_cast<uint32_t>(wanted))
+        : "memory");
+  }
+}
+
 /// Norm weights of B and C and the head's biases, 1 and 0 where absent: (4, 64), norm_k, norm_q, bias_k, bias_q. A block of 256
 /// threads, one number each.
 __device__ __forceinline__ void load_row_weights(const Mamba3Args& a, int member, int h,
