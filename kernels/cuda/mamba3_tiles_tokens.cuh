@@ -28,7 +28,12 @@ __device__ __forceinline__ float2 load2_here(const float* from, bool together, b
   return out;
 }
 
-/// A store without a branch where it is not `wanted`.
+/// Stores without a branch where they are not `wanted`.
+__device__ __forceinline__ void store_here(float* to, float value, bool wanted) {
+  asm volatile("{\n.reg .pred p;\nsetp.ne.u32 p, %2, 0;\n@p st.global.f32 [%0], %1;\n}" ::"l"(to),
+               "f"(value), "r"(static_cast<uint32_t>(wanted))
+               : "memory");
+}
 __device__ __forceinline__ void store2_here(float* to, float first, float second, bool together,
                                             bool wanted) {
   if (together) {
@@ -37,11 +42,7 @@ __device__ __forceinline__ void store2_here(float* to, float first, float second
         "f"(first), "f"(second), "r"(static_cast<uint32_t>(wanted))
         : "memory");
   } else {
-    asm volatile(
-        "{\n.reg .pred p;\nsetp.ne.u32 p, %3, 0;\n@p st.global.f32 [%0], %1;\n"
-        "@p st.global.f32 [%0+4], %2;\n}" ::"l"(to),
-        "f"(first), "f"(second), "r"(static_cast<uint32_t>(wanted))
-        : "memory");
+    store_here(to, first, wanted), store_here(to + 1, second, wanted);
   }
 }
 
