@@ -71,14 +71,15 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp, 4)
   float sum[kOne ? 1 : kQuadPairs][4] = {};  // the state, channels row0..
   StateKeeper keeper;
 
-  /// Rows low and low + 8 (of the chunk from t0 on), column0 on, are on their way; the last one in place of those past the end.
+  /// The warp's rows (of the chunk from t0 on), column0 on, are on their way, each copied by the whole warp; the last one in place of
+  /// those past the end.
   auto fetch = [&](int to, int t0, int column0) {
     const int end = min(d.chunk, tokens - t0) - 1;
 #pragma unroll
     for (int high = 0; high < 2; ++high) {
-      const int i = low + 8 * high;
-      RawRows{base + static_cast<uint32_t>(to)}.fetch<kVectors>(
-          i, proj_b + static_cast<int64_t>(t0 + min(i, end)) * d.width + column0);
+      const int i = row0 + 8 * high, from = min(i, end);
+      RawRows{base + static_cast<uint32_t>(to)}.fetch_rows<kVectors>(
+          i, proj_b + static_cast<int64_t>(t0 + from) * d.width + column0, d.width, end + 1 - from);
     }
   };
   const int column_k = a.col.B + group * kTiledHead, column_q = a.col.C + group * kTiledHead,
@@ -255,6 +256,7 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp, 4)
         inverse[1] = rsqrtf(row_sum(square[1]) * (1.0f / kTiledHead) + a.eps);
       }
       wait_all_copies();
+      __syncwarp();
 #pragma unroll
       for (int high = 0; high < 2; ++high) {
         const int i = low + 8 * high;
@@ -286,8 +288,8 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp, 4)
     if constexpr (!kOne) {
       if (last) break;
       const int next = t0 + d.chunk;
-      const bool more = row0 < min(d.chunk, tokens - next);  // working, in the next chunk
-      if (more) fetch(place.rows, next, column_q);
+      const bool more = row0 < min(d.chunk, tokens - next);       // working, in the next chunk
+      if (more) __syncwarp(), fetch(place.rows, next, column_q);  // its z has been read
       raw_steps = {};
       raw_steps.load(a, proj_b, bias, h, next, row0, tokens);
 

@@ -68,27 +68,14 @@ __device__ __forceinline__ float2 weight_pair(const float* weights, int m) {
   return *reinterpret_cast<const float2*>(weights + QuadRow::column(m));
 }
 
-/// A tile's rows as floats, copied asynchronously to the places that their hi and lo parts will take. A lane copies and reads its own
-/// share; the warp must meet between the last read of a row and the first store.
+/// A tile's rows as floats, copied asynchronously to the places that their hi and lo parts will take. A warp copies a row, a lane reads
+/// its share: the warp must meet between the last read of a row and what is put in its place.
 struct RawRows {
   uint32_t base;
   /// Of this lane's first pair; pair m is 32 m bytes of exclusive or further.
   __device__ __forceinline__ uint32_t at(int row) const {
     return (base + static_cast<uint32_t>(row * (kTiledHead * 4) + ((row & 7) << 5))) ^
            static_cast<uint32_t>(4 * QuadRow::column(0));
-  }
-  template <bool kVectors>
-  __device__ __forceinline__ void fetch(int row, const float* from) const {
-#pragma unroll
-    for (int m = 0; m < kQuadPairs; ++m) {
-      const uint32_t to = at(row) ^ (32u * m);
-      const float* pair = from + QuadRow::column(0) + 8 * m;
-      if constexpr (kVectors) {
-        copy_async<8>(to, pair);
-      } else {
-        copy_async<4>(to, pair), copy_async<4>(to + 4, pair + 1);
-      }
-    }
   }
   /// Eight rows from row0 on, a multiple of 8, each by the whole warp, lane l its pair l: the lanes meet after the wait. Rows lie
   /// `stride` floats apart; in place of those from `count` on, which is 1 or more, the last one comes.
