@@ -107,8 +107,9 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp, 4)
   for (int chunk = 0; kOne ? chunk < 1 : chunk * d.chunk < tokens; ++chunk) {
     uint32_t here = base, start = static_cast<uint32_t>(chunk * d.chunk);
     opaque(here), opaque(thread), opaque(start), opaque(member);
-    const int lane = static_cast<int>(thread) % kWarp, t = lane % 4,
-              warp = static_cast<int>(thread) / kWarp;
+    const int lane = static_cast<int>(thread) % kWarp, t = lane % 4;
+    int warp = static_cast<int>(thread) / kWarp;
+    if constexpr (!kOne) warp = __shfl_sync(0xFFFFFFFFu, warp, 0);  // known to be the same for all
     row0 = warp * 16, low = row0 + lane / 4;
     const HeadTile<kSplit> k{here + place.k}, x{here + place.x}, state{here + place.rows};
     const RawRows raw_k{k.base}, raw_x{x.base}, raw{state.base};
@@ -331,6 +332,7 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp, 4)
   float* const behind =
       a.y.at(member) + (static_cast<int64_t>(b) * d.seqlen + tokens) * d_inner + h * kTiledHead;
   constexpr int kPacks = kTiledHead / 4;
+#pragma unroll 1
   for (int i = static_cast<int>(threadIdx.x); i < (d.seqlen - tokens) * kPacks;
        i += static_cast<int>(blockDim.x))
     *reinterpret_cast<float4*>(behind + i / kPacks * d_inner + i % kPacks * 4) = float4{};
