@@ -96,6 +96,17 @@ struct ChunkAngles {
   __device__ __forceinline__ float& at(int i, int j) const {
     return phi[i * angle_pitch(nangles) + j];
   }
+  /// This lane's eight of a round; zero past the end.
+  __device__ __forceinline__ void load(float (&to)[8], int row0, int round, int length) const {
+    each(row0, round,
+         [&](int i, int j, int u) { to[u] = j < nangles && i < length ? at(i, j) : 0.0f; });
+  }
+  __device__ __forceinline__ void store(const float (&from)[8], int row0, int round,
+                                        int length) const {
+    each(row0, round, [&](int i, int j, int u) {
+      if (j < nangles && i < length) at(i, j) = from[u];
+    });
+  }
 
   /// `from`: the chunk's first token's.
   __device__ __forceinline__ void fetch(const float* from, int width, int row0, int length) const {
@@ -116,12 +127,12 @@ struct ChunkAngles {
 #pragma unroll
     for (int round = 0; round < kRounds; ++round) {
       if (round * kLanesAngles >= nangles) continue;
-      float total = 0;
-      each(row0, round, [&](int i, int j, int u) {
-        if (j >= nangles || i >= length) return;
-        total = wrap_angle(fmaf(step[u], quick_tanh(at(i, j)), total));
-        at(i, j) = total;
-      });
+      float sums[8], total = 0;
+      load(sums, row0, round, length);
+#pragma unroll
+      for (int u = 0; u < 8; ++u)
+        sums[u] = total = wrap_angle(fmaf(step[u], quick_tanh(sums[u]), total));
+      store(sums, row0, round, length);
       const float below = __shfl_sync(0xFFFFFFFFu, total, lane_id() % 16);
       lower[round] = upper ? below : 0.0f;
       if (upper)
@@ -143,11 +154,14 @@ struct ChunkAngles {
         before += earlier ? more : 0.0f, all += more;
       }
       last[round] = wrap_angle(all);
-      each(row0, round, [&](int i, int j, int) {
-        if (j >= nangles || i >= length) return;
-        const float angle = wrap_angle(before + at(i, j));
-        at(i, j) = angle;
-        if (out != nullptr) out[static_cast<int64_t>(i) * pitch + j] = angle;
+      float angle[8];
+      load(angle, row0, round, length);
+#pragma unroll
+      for (int u = 0; u < 8; ++u) angle[u] = wrap_angle(before + angle[u]);
+      store(angle, row0, round, length);
+      if (out == nullptr) continue;
+      each(row0, round, [&](int i, int j, int u) {
+        if (j < nangles && i < length) out[i * pitch + j] = angle[u];
       });
     }
   }
