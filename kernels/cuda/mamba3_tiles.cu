@@ -91,7 +91,7 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp, 4)
   };
 
   TokenSteps::Raw raw_steps;
-  raw_steps.load(a, proj_b, bias, h, 0, row0, tokens);
+  raw_steps.load(a, proj_b, h, 0, row0, tokens);
   fetch_angles(0);
   fetch_row_weights(a, member, h, weights);
   commit_copies();
@@ -118,7 +118,7 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp, 4)
     const bool working = kOne || row0 < length;
 
     // ---- steps and angles
-    const float dt = token.compute(a, raw_steps, t0, length, row0, tokens);
+    const float dt = token.compute(a, raw_steps, bias, t0, length, row0, tokens);
     if (first) {
       commit_copies(), wait_copies<1>();
     } else {
@@ -291,8 +291,7 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp, 4)
       const int next = t0 + d.chunk;
       const bool more = row0 < min(d.chunk, tokens - next);       // working, in the next chunk
       if (more) __syncwarp(), fetch(place.rows, next, column_q);  // its z has been read
-      raw_steps = {};
-      raw_steps.load(a, proj_b, bias, h, next, row0, tokens);
+      raw_steps.load(a, proj_b, h, next, row0, tokens);
 
       // ---- the state that leaves
       float after[kMaxBlocks];  // decay from the end of a block to the chunk's

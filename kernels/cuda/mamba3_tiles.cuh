@@ -17,6 +17,18 @@ constexpr int kQuadPairs = kTiledHead / 8;
 template <bool kSplit>
 using HeadTile = Tile<kSplit, kMaxChunk, kTiledHead, true>;
 
+/// Loads that are issued here, zero where they are not `wanted`: the compiler would move them to their first use, where registers
+/// are few, and wait for one after the other.
+__device__ __forceinline__ float load_here(const float* from, bool wanted = true) {
+  float out;
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.u32 p, %2, 0;\nmov.f32 %0, 0f00000000;\n"
+      "@p ld.global.f32 %0, [%1];\n}"
+      : "=f"(out)
+      : "l"(from), "r"(static_cast<uint32_t>(wanted)));
+  return out;
+}
+
 /// Instructions of the special function unit where the library's functions take ten times as many: relative errors of a few 2^-22,
 /// absolute ones for sine and cosine of an angle in about [-pi, pi); far below those of the products.
 __device__ __forceinline__ float quick_exp2(float x) {

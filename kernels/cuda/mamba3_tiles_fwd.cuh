@@ -30,25 +30,25 @@ struct TokenSteps {
 
   /// Of token row0 + lane, lane <= 16: the token after the warp's lends its del.
   struct Raw {
-    float dt = 0, A = 0, trap = 0;  ///< dt with its bias
-    __device__ __forceinline__ void load(const Mamba3Args& a, const float* proj_b, float bias,
-                                         int h, int t0, int row0, int tokens) {
-      const int lane = lane_id(), token = t0 + row0 + lane;
-      if (lane > 16 || token >= tokens) return;
+    float dt, A, trap;
+    __device__ __forceinline__ void load(const Mamba3Args& a, const float* proj_b, int h, int t0,
+                                         int row0, int tokens) {
+      const int token = t0 + row0 + lane_id();
+      const bool exists = lane_id() <= 16 && token < tokens;
       const float* row = proj_b + static_cast<int64_t>(token) * a.dims.width + h;
-      dt = __ldg(row + a.col.dd_dt) + bias;
-      A = __ldg(row + a.col.dd_A);
-      trap = __ldg(row + a.col.trap);
+      dt = load_here(row + a.col.dd_dt, exists);
+      A = load_here(row + a.col.dd_A, exists);
+      trap = load_here(row + a.col.trap, exists);
     }
   };
 
   /// All lanes. Returns dt of token row0 + lane, lane < 16, 0 past the end.
-  __device__ __forceinline__ float compute(const Mamba3Args& a, const Raw& raw, int t0, int length,
-                                           int row0, int tokens) const {
+  __device__ __forceinline__ float compute(const Mamba3Args& a, const Raw& raw, float bias, int t0,
+                                           int length, int row0, int tokens) const {
     using D = Mamba3ScanAttrs::Discretization;
     const int lane = lane_id(), i = row0 + lane;
     const bool exists = lane <= 16 && t0 + i < tokens, in = lane < 16 && i < length;
-    const float step = exists ? softplusf(raw.dt) : 0.0f;
+    const float step = exists ? softplusf(raw.dt + bias) : 0.0f;
     const float l = a.discretization == D::kTrapezoidal ? sigmoidf(raw.trap)
                     : a.discretization == D::kEuler     ? 1.0f
                                                         : 0.5f;

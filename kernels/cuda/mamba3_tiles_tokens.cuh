@@ -6,17 +6,7 @@
 
 namespace statelab::cuda {
 
-/// Loads that are issued here, zero where they are not `wanted`: the compiler would move them to their first use, where registers
-/// are few, and wait for one after the other.
-__device__ __forceinline__ float load_here(const float* from, bool wanted = true) {
-  float out;
-  asm volatile(
-      "{\n.reg .pred p;\nsetp.ne.u32 p, %2, 0;\nmov.f32 %0, 0f00000000;\n"
-      "@p ld.global.f32 %0, [%1];\n}"
-      : "=f"(out)
-      : "l"(from), "r"(static_cast<uint32_t>(wanted)));
-  return out;
-}
+/// Two neighbouring numbers, as load_here().
 __device__ __forceinline__ float2 load2_here(const float* from, bool together, bool wanted = true) {
   if (!together) return make_float2(load_here(from, wanted), load_here(from + 1, wanted));
   float2 out;
