@@ -54,10 +54,10 @@ __device__ __forceinline__ T* slice(const MemberArray<T>& array) {
   return array.data + array.stride * blockIdx.y;
 }
 
-/// A thread's view of its block's sequence. Warps 0 to 3 ("queries") prepare rows of B and C each and the state that entered, and
-/// own 16 tokens: dq of them, then, as keys, dx. Warps 4 to 7 prepare rows of x and dy each and own dk of 16 tokens and 16 channels
-/// of the state's cotangent. Rows that pass one by one, before and after the products, are a warp's own 16 in a full chunk; in
-/// a shorter one all four warps share them, eight at a time.
+/// A thread's view of its block's sequence. Warps 0 to 3 ("queries") prepare rows of B and C and own 16 tokens each: dq of them,
+/// then, as keys, dx. Warps 4 to 7 prepare rows of x and dy and the state that entered, and own dk of 16 tokens and 16 channels of the
+/// state's cotangent each. Rows that pass one by one, before and after the products, are a warp's own 16 in a full chunk; in a shorter
+/// one the four warps share them, eight at a time.
 /// kTurned: groups of four pairs, one a lane, that may turn: 0, 4 or 8. It makes every phase a run of instructions without branches.
 template <bool kSplit, bool kVectors, int kTurned>
 struct TiledBackward {
@@ -163,8 +163,8 @@ struct TiledBackward {
     return static_cast<float>(static_cast<int32_t>(all >> 32)) * (2 * kPi * 0x1p-32f);
   }
 
-  /// The rows that this warp prepares are on their way to the places of their tiles: of B, C and the entering state, or of x and
-  /// dy. A row is copied by the whole warp: wait, then meet, before reading.
+  /// The rows that this warp prepares are on their way to the places of their tiles: of B and C, or of x, dy and the entering state.
+  /// A row is copied by the whole warp: wait, then meet, before reading.
   __device__ __forceinline__ void fetch_keys_and_queries() const {
     if (!queries) return;
 #pragma unroll 1
@@ -176,23 +176,22 @@ struct TiledBackward {
     }
   }
   __device__ __forceinline__ void fetch_values_and_state() const {
-    if (!queries) {
+    if (queries) return;
 #pragma unroll 1
-      for (int part = 0; part < parts(); ++part) {
-        const int to = part_row(part), from = row(to), count = length - from;
-        RawRows{base + Place::kX}.template fetch_rows<kVectors>(
-            to, proj(a.col.x + h * P) + from * d.width, d.width, count);
-        RawRows{base + Place::kDout}.fetch_aligned_rows(to, of_head(a.dy) + from * d_inner, d_inner,
-                                                        count);
-      }
-    } else if (!first) {
-      const float* from =
-          slice(a.states_in) +
-          ((static_cast<int64_t>(blockIdx.x) * d.nheads + h) * d.nchunks + chunk) * (P * N);
-#pragma unroll 1
-      for (int at = row0; at < row0 + 16; at += 8)
-        RawRows{base + Place::kState}.fetch_aligned_rows(at, from + at * N, N, 8);
+    for (int part = 0; part < parts(); ++part) {
+      const int to = part_row(part), from = row(to), count = length - from;
+      RawRows{base + Place::kX}.template fetch_rows<kVectors>(
+          to, proj(a.col.x + h * P) + from * d.width, d.width, count);
+      RawRows{base + Place::kDout}.fetch_aligned_rows(to, of_head(a.dy) + from * d_inner, d_inner,
+                                                      count);
     }
+    if (first) return;
+    const float* from =
+        slice(a.states_in) +
+        ((static_cast<int64_t>(blockIdx.x) * d.nheads + h) * d.nchunks + chunk) * (P * N);
+#pragma unroll 1
+    for (int at = row0; at < row0 + 16; at += 8)
+      RawRows{base + Place::kState}.fetch_aligned_rows(at, from + at * N, N, 8);
   }
 
   /// What prepare_values() will read first from memory comes into the second level of the cache.
@@ -219,7 +218,7 @@ struct TiledBackward {
     }
   }
 
-  /// q' and k' of this warp's rows, and the state that entered.
+  /// q' and k' of this warp's rows.
   __device__ __forceinline__ void prepare_queries_and_keys() const {
     float angle[kTurned + 1], next[kTurned + 1];
     const int count = parts();
@@ -247,17 +246,10 @@ struct TiledBackward {
         angle[m] = next[m];
       }
     }
-    if (first) return;
-#pragma unroll 1
-    for (int part = 0; part < 2; ++part) {
-      const QuadRow in = RawRows{state().base}.load(low + 8 * part);
-      __syncwarp();
-      in.template store<kSplit>(state(), low + 8 * part);
-    }
   }
 
-  /// x of this warp's rows; the cotangent of o from that of y, through gate and norm; dz. A lane has columns 2 lane and 2 lane + 1
-  /// of a row, four rows at a time; all of z and o are asked for at once, at the start.
+  /// x of this warp's rows; the cotangent of o from that of y, through gate and norm; dz; then the state that entered. A lane has
+  /// columns 2 lane and 2 lane + 1 of a row, four rows at a time; all of z and o are asked for at once, at the start.
   __device__ __forceinline__ void prepare_values() {
     constexpr int kAtOnce = 4;
     const int c = 2 * lane, groups = parts() * (8 / kAtOnce);
@@ -355,6 +347,13 @@ struct TiledBackward {
       now = ahead[0];
 #pragma unroll
       for (int u = 1; u < 16 / kAtOnce - 1; ++u) ahead[u - 1] = ahead[u];
+    }
+    if (first) return;
+#pragma unroll 1
+    for (int part = 0; part < 2; ++part) {
+      const QuadRow in = RawRows{state().base}.load(low + 8 * part);
+      __syncwarp();
+      in.template store<kSplit>(state(), low + 8 * part);
     }
   }
 
