@@ -272,7 +272,7 @@ __global__ void __launch_bounds__(kScanThreads, 2)
       angles.finish(b);
       StepSums::Own own;
       if (b.warp < 2) own.read(b);
-      __syncthreads();  // the tokens' places are free
+      b.free_tokens(chunk > 0);
       if (b.warp < 2) steps.add(b, own);
     }
     store_head(b, steps, b.dphi);

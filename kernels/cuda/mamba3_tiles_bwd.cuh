@@ -135,6 +135,15 @@ struct TiledBackward {
       asm volatile("bar.sync 2, %0;" ::"n"(4 * kWarp) : "memory");
     }
   }
+  /// The tokens' places and those of the angles are free, of which only queries make use while the head goes on: the others do not
+  /// wait. A __syncthreads() must lie between two calls.
+  __device__ __forceinline__ void free_tokens(bool head_goes_on) const {
+    if (head_goes_on && !queries) {
+      asm volatile("bar.arrive 3, %0;" ::"n"(kScanThreads) : "memory");
+    } else {
+      asm volatile("bar.sync 3, %0;" ::"n"(kScanThreads) : "memory");
+    }
+  }
 
   __device__ __forceinline__ Square q() const { return {base + Place::kQ}; }
   __device__ __forceinline__ Square k() const { return {base + Place::kK}; }
