@@ -49,7 +49,7 @@ struct TokenSteps {
     const int lane = lane_id(), i = row0 + lane;
     const bool exists = lane <= 16 && t0 + i < tokens, in = lane < 16 && i < length;
     const float step = exists ? softplusf(raw.dt + bias) : 0.0f;
-    const float l = a.discretization == D::kTrapezoidal ? sigmoidf(raw.trap)
+    const float l = a.discretization == D::kTrapezoidal ? quick_sigmoid(raw.trap)
                     : a.discretization == D::kEuler     ? 1.0f
                                                         : 0.5f;
     const float f =

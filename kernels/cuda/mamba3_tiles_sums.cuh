@@ -139,7 +139,7 @@ struct StepSums {
       if (b.a.discretization == Discretization::kTrapezoidal)
         dtrap = p.dt * (p.dgam - ddel) * p.lam * (1 - p.lam);
     }
-    const float draw = ddt * sigmoidf(p.raw);
+    const float draw = ddt * quick_sigmoid(p.raw);
     float* to = slice(b.a.dproj) + static_cast<int64_t>(b.first_token + at) * b.d.width;
     to[b.a.col.dd_dt + b.h] = draw;
     to[b.a.col.trap + b.h] = dtrap;
@@ -176,7 +176,7 @@ struct StepSums {
     const float f = b.a.heavy_tail
                         ? (own.raw_A >= 0 ? 1 + own.raw_A : __fdividef(1.0f, 1 - own.raw_A))
                         : softplusf(own.raw_A);
-    const float slope = b.a.heavy_tail ? (own.raw_A >= 0 ? 1.0f : f * f) : sigmoidf(own.raw_A);
+    const float slope = b.a.heavy_tail ? (own.raw_A >= 0 ? 1.0f : f * f) : quick_sigmoid(own.raw_A);
     const float A = -fmaxf(f, b.a.a_floor);
     b.dproj(b.a.col.dd_A + b.h)[i * b.d.width] = f < b.a.a_floor ? 0.0f : -own.dt * da * slope;
     const Pending of_token = {A * da + (b.learned ? b.ddt_angle[i] : 0.0f),

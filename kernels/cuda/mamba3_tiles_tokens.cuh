@@ -114,7 +114,7 @@ struct TiledTokens {
       const int i = lane + u * kWarp;
       const bool exists = i <= length && t0 + i < tokens;
       const float step = exists ? softplusf(raw[u][0]) : 0.0f, raw_a = raw[u][1];
-      const float l = a.discretization == D::kTrapezoidal ? sigmoidf(raw[u][2])
+      const float l = a.discretization == D::kTrapezoidal ? quick_sigmoid(raw[u][2])
                       : a.discretization == D::kEuler     ? 1.0f
                                                           : 0.5f;
       del[u] = (1 - l) * step;
