@@ -218,12 +218,14 @@ __global__ void __launch_bounds__(kScanThreads, 2)
     b.turns_of[b.thread] = static_cast<uint64_t>(standard_turns(b.thread, b.S) * 0x1p64);
   b.enter_head(0), b.enter_chunk(b.last_chunk());
   b.fetch_keys_and_queries(), b.fetch_values_and_state();
+  const int member = static_cast<int>(blockIdx.y);
+  float weight = row_weight(a, member, 0);  // of the head to come
 
 #pragma unroll 1
   for (int h = 0; h < d.nheads; ++h) {
     b.enter_head(h);
     const float bias = slice(a.dt_bias)[h], D = slice(a.D)[h];
-    load_row_weights(a, static_cast<int>(blockIdx.y), h, b.weights);
+    b.weights[threadIdx.x] = weight;
     __syncthreads();
     AngleSums<kTurned == 4 ? 1 : 2> angles;
     StepSums steps;
@@ -275,6 +277,7 @@ __global__ void __launch_bounds__(kScanThreads, 2)
       b.free_tokens(chunk > 0);
       if (b.warp < 2) steps.add(b, own);
     }
+    if (h + 1 < d.nheads) weight = row_weight(a, member, h + 1);
     store_head(b, steps, b.dphi);
   }
 

@@ -74,7 +74,7 @@ struct TiledBackward {
 
   // Shared arrays, by token unless said.
   TiledTokens token;
-  float* weights;        // load_row_weights()
+  float* weights;        // (4, 64), a row_weight() each
   float *inv_k, *inv_q;  // 1 / rms of the rows of B and C
   float *ddiag, *same;   // M_ii and K_ii
   float *by_query, *by_key,

@@ -36,17 +36,15 @@ __device__ __forceinline__ void store2_here(float* to, float first, float second
   }
 }
 
-/// Norm weights of B and C and the head's biases, 1 and 0 where absent: (4, 64), norm_k, norm_q, bias_k, bias_q. A block of 256
-/// threads, one number each.
-__device__ __forceinline__ void load_row_weights(const Mamba3Args& a, int member, int h,
-                                                 float* to) {
-  const int at = static_cast<int>(threadIdx.x), which = at / kTiledHead, n = at % kTiledHead;
+/// Number threadIdx.x of a head's norm weights of B and C and its biases, 1 and 0 where absent: (4, 64), norm_k, norm_q, bias_k, bias_q.
+__device__ __forceinline__ float row_weight(const Mamba3Args& a, int member, int h) {
+  const int which = static_cast<int>(threadIdx.x) / kTiledHead, n = threadIdx.x % kTiledHead;
   const float* row = which == 0   ? a.B_norm.at(member)
                      : which == 1 ? a.C_norm.at(member)
                      : which == 2 ? a.B_bias.at(member)
                                   : a.C_bias.at(member);
   const float absent = which < 2 ? 1.0f : 0.0f;
-  to[at] = row == nullptr ? absent : row[which < 2 ? n : h * kTiledHead + n];
+  return row == nullptr ? absent : row[which < 2 ? n : h * kTiledHead + n];
 }
 
 /// Step sizes, weights and decays of a chunk's tokens; T_ij as in Decay, from factors per block of 16 tokens.
@@ -173,7 +171,7 @@ struct QuadRows {
   QuadRow k, q;
   float inv_k, inv_q;  // 1 / rms of the raw rows, 1 without a norm
 
-  /// Raw rows in, k' and q' out. `weights`: load_row_weights().
+  /// Raw rows in, k' and q' out. `weights`: a row_weight() each.
   __device__ __forceinline__ void norm_and_bias(const float* weights, bool norm_k, bool norm_q,
                                                 float eps) {
     float square_k = 0, square_q = 0;
