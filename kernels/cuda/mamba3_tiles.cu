@@ -71,14 +71,15 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp, 4)
   float sum[kOne ? 1 : kQuadPairs][4] = {};  // the state, channels row0..
   StateKeeper keeper;
 
-  /// Rows low and low + 8 (of the chunk from t0 on), column0 on, are on their way; the last one in place of those past the end.
+  /// The warp's rows (of the chunk from t0 on), column0 on, are on their way, each copied by the whole warp; the last one in place of
+  /// those past the end.
   auto fetch = [&](int to, int t0, int column0) {
     const int end = min(d.chunk, tokens - t0) - 1;
 #pragma unroll
     for (int high = 0; high < 2; ++high) {
-      const int i = low + 8 * high;
-      RawRows{base + static_cast<uint32_t>(to)}.fetch<kVectors>(
-          i, proj_b + static_cast<int64_t>(t0 + min(i, end)) * d.width + column0);
+      const int i = row0 + 8 * high, from = min(i, end);
+      RawRows{base + static_cast<uint32_t>(to)}.fetch_rows<kVectors>(
+          i, proj_b + static_cast<int64_t>(t0 + from) * d.width + column0, d.width, end + 1 - from);
     }
   };
   const int column_k = a.col.B + group * kTiledHead, column_q = a.col.C + group * kTiledHead,
@@ -90,7 +91,7 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp, 4)
   };
 
   TokenSteps::Raw raw_steps;
-  raw_steps.load(a, proj_b, bias, h, 0, row0, tokens);
+  raw_steps.load(a, proj_b, h, 0, row0, tokens);
   fetch_angles(0);
   fetch_row_weights(a, member, h, weights);
   commit_copies();
@@ -106,8 +107,9 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp, 4)
   for (int chunk = 0; kOne ? chunk < 1 : chunk * d.chunk < tokens; ++chunk) {
     uint32_t here = base, start = static_cast<uint32_t>(chunk * d.chunk);
     opaque(here), opaque(thread), opaque(start), opaque(member);
-    const int lane = static_cast<int>(thread) % kWarp, t = lane % 4,
-              warp = static_cast<int>(thread) / kWarp;
+    const int lane = static_cast<int>(thread) % kWarp, t = lane % 4;
+    int warp = static_cast<int>(thread) / kWarp;
+    if constexpr (!kOne) warp = __shfl_sync(0xFFFFFFFFu, warp, 0);  // known to be the same for all
     row0 = warp * 16, low = row0 + lane / 4;
     const HeadTile<kSplit> k{here + place.k}, x{here + place.x}, state{here + place.rows};
     const RawRows raw_k{k.base}, raw_x{x.base}, raw{state.base};
@@ -116,7 +118,7 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp, 4)
     const bool working = kOne || row0 < length;
 
     // ---- steps and angles
-    const float dt = token.compute(a, raw_steps, t0, length, row0, tokens);
+    const float dt = token.compute(a, raw_steps, bias, t0, length, row0, tokens);
     if (first) {
       commit_copies(), wait_copies<1>();
     } else {
@@ -255,6 +257,7 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp, 4)
         inverse[1] = rsqrtf(row_sum(square[1]) * (1.0f / kTiledHead) + a.eps);
       }
       wait_all_copies();
+      __syncwarp();
 #pragma unroll
       for (int high = 0; high < 2; ++high) {
         const int i = low + 8 * high;
@@ -286,10 +289,9 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp, 4)
     if constexpr (!kOne) {
       if (last) break;
       const int next = t0 + d.chunk;
-      const bool more = row0 < min(d.chunk, tokens - next);  // working, in the next chunk
-      if (more) fetch(place.rows, next, column_q);
-      raw_steps = {};
-      raw_steps.load(a, proj_b, bias, h, next, row0, tokens);
+      const bool more = row0 < min(d.chunk, tokens - next);       // working, in the next chunk
+      if (more) __syncwarp(), fetch(place.rows, next, column_q);  // its z has been read
+      raw_steps.load(a, proj_b, h, next, row0, tokens);
 
       // ---- the state that leaves
       float after[kMaxBlocks];  // decay from the end of a block to the chunk's
@@ -329,6 +331,7 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp, 4)
   float* const behind =
       a.y.at(member) + (static_cast<int64_t>(b) * d.seqlen + tokens) * d_inner + h * kTiledHead;
   constexpr int kPacks = kTiledHead / 4;
+#pragma unroll 1
   for (int i = static_cast<int>(threadIdx.x); i < (d.seqlen - tokens) * kPacks;
        i += static_cast<int>(blockDim.x))
     *reinterpret_cast<float4*>(behind + i / kPacks * d_inner + i % kPacks * 4) = float4{};

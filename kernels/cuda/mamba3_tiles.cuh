@@ -17,6 +17,18 @@ constexpr int kQuadPairs = kTiledHead / 8;
 template <bool kSplit>
 using HeadTile = Tile<kSplit, kMaxChunk, kTiledHead, true>;
 
+/// Loads that are issued here, zero where they are not `wanted`: the compiler would move them to their first use, where registers
+/// are few, and wait for one after the other.
+__device__ __forceinline__ float load_here(const float* from, bool wanted = true) {
+  float out;
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.u32 p, %2, 0;\nmov.f32 %0, 0f00000000;\n"
+      "@p ld.global.f32 %0, [%1];\n}"
+      : "=f"(out)
+      : "l"(from), "r"(static_cast<uint32_t>(wanted)));
+  return out;
+}
+
 /// Instructions of the special function unit where the library's functions take ten times as many: relative errors of a few 2^-22,
 /// absolute ones for sine and cosine of an angle in about [-pi, pi); far below those of the products.
 __device__ __forceinline__ float quick_exp2(float x) {
@@ -43,21 +55,6 @@ __device__ __forceinline__ void quick_sincos(float x, float& sine, float& cosine
 /// Floats from token to token of a chunk's angles in shared memory: odd, so that tokens hit different banks.
 __host__ __device__ constexpr int angle_pitch(int nangles) { return nangles | 1; }
 
-/// Norm weights of B and C and the head's biases, 1 and 0 where absent: (4, 64), norm_k, norm_q, bias_k, bias_q.
-__device__ __forceinline__ void load_row_weights(const Mamba3Args& a, int member, int h,
-                                                 float* to) {
-  const float* from[4] = {a.B_norm.at(member), a.C_norm.at(member), a.B_bias.at(member),
-                          a.C_bias.at(member)};
-#pragma unroll
-  for (int which = 0; which < 4; ++which) {
-    const int n = static_cast<int>(threadIdx.x);
-    if (n >= kTiledHead) continue;
-    const float absent = which < 2 ? 1.0f : 0.0f;
-    const float* row = from[which];
-    to[which * kTiledHead + n] = row == nullptr ? absent : row[which < 2 ? n : h * kTiledHead + n];
-  }
-}
-
 /// A lane's share of a row.
 struct QuadRow {
   float2 v[kQuadPairs];
@@ -83,8 +80,8 @@ __device__ __forceinline__ float2 weight_pair(const float* weights, int m) {
   return *reinterpret_cast<const float2*>(weights + QuadRow::column(m));
 }
 
-/// A tile's rows as floats, copied asynchronously to the places that their hi and lo parts will take. A lane copies and reads its own
-/// share; the warp must meet between the last read of a row and the first store.
+/// A tile's rows as floats, copied asynchronously to the places that their hi and lo parts will take. A warp copies a row, a lane reads
+/// its share: the warp must meet between the last read of a row and what is put in its place.
 struct RawRows {
   uint32_t base;
   /// Of this lane's first pair; pair m is 32 m bytes of exclusive or further.
@@ -92,21 +89,8 @@ struct RawRows {
     return (base + static_cast<uint32_t>(row * (kTiledHead * 4) + ((row & 7) << 5))) ^
            static_cast<uint32_t>(4 * QuadRow::column(0));
   }
-  template <bool kVectors>
-  __device__ __forceinline__ void fetch(int row, const float* from) const {
-#pragma unroll
-    for (int m = 0; m < kQuadPairs; ++m) {
-      const uint32_t to = at(row) ^ (32u * m);
-      const float* pair = from + QuadRow::column(0) + 8 * m;
-      if constexpr (kVectors) {
-        copy_async<8>(to, pair);
-      } else {
-        copy_async<4>(to, pair), copy_async<4>(to + 4, pair + 1);
-      }
-    }
-  }
-  /// Sixteen rows from row0 on, a multiple of 8, each by the whole warp, lane l its pair l: the lanes meet after the wait. Rows lie
-  /// `stride` floats apart; in place of those from `count` on the last one comes.
+  /// Eight rows from row0 on, a multiple of 8, each by the whole warp, lane l its pair l: the lanes meet after the wait. Rows lie
+  /// `stride` floats apart; in place of those from `count` on, which is 1 or more, the last one comes.
   template <bool kVectors>
   __device__ __forceinline__ void fetch_rows(int row0, const float* from, uint32_t stride,
                                              int count) const {
@@ -114,19 +98,17 @@ struct RawRows {
     const uint32_t to =
         base + static_cast<uint32_t>(row0 * (kTiledHead * 4)) + (kVectors ? 8 : 4) * lane;
     from += (kVectors ? 2 : 1) * lane;
-    auto copy = [&](auto whole) {
+    opaque(from);
 #pragma unroll
-      for (int u = 0; u < 16; ++u) {
-        const uint32_t at = (to ^ static_cast<uint32_t>((u & 7) << 5)) + u * (kTiledHead * 4);
-        if constexpr (kVectors) {
-          copy_async<8>(at, from);
-        } else {
-          copy_async<4>(at, from), copy_async<4>(at ^ 128u, from + 32);
-        }
-        if (whole.value || u + 1 < count) from += stride;
+    for (int u = 0; u < 8; ++u) {
+      const uint32_t at = (to ^ static_cast<uint32_t>(u << 5)) + u * (kTiledHead * 4);
+      const float* row = bytes_past(from, static_cast<uint32_t>(min(u, count - 1)) * (4 * stride));
+      if constexpr (kVectors) {
+        copy_async<8>(at, row);
+      } else {
+        copy_async<4>(at, row), copy_async<4>(at ^ 128u, row + 32);
       }
-    };
-    count >= 16 ? copy(std::true_type{}) : copy(std::false_type{});
+    }
   }
   /// The same of rows at multiples of 16 bytes, each by one half of the warp.
   __device__ __forceinline__ void fetch_aligned_rows(int row0, const float* from, uint32_t stride,
@@ -136,10 +118,12 @@ struct RawRows {
         base + static_cast<uint32_t>(row0 * (kTiledHead * 4) + half * (kTiledHead * 4) +
                                      ((half << 5) ^ (16 * piece)));
     from += 4 * piece;
+    opaque(from);
 #pragma unroll
-    for (int u = 0; u < 16; u += 2) {
-      copy_async<16>((to ^ static_cast<uint32_t>((u & 7) << 5)) + u * (kTiledHead * 4),
-                     from + static_cast<uint32_t>(min(u + half, count - 1)) * stride);
+    for (int u = 0; u < 8; u += 2) {
+      copy_async<16>(
+          (to ^ static_cast<uint32_t>(u << 5)) + u * (kTiledHead * 4),
+          bytes_past(from, static_cast<uint32_t>(min(u + half, count - 1)) * (4 * stride)));
     }
   }
   __device__ __forceinline__ void store(int row, const QuadRow& from) const {
@@ -153,10 +137,13 @@ struct RawRows {
   /// Columns 2 pair and 2 pair + 1 of a row.
   __device__ __forceinline__ float2 load_pair(int row, int pair) const {
     const uint32_t from = base + static_cast<uint32_t>(row * (kTiledHead * 4) + ((row & 7) << 5));
+    return load_at(from ^ static_cast<uint32_t>(8 * pair));
+  }
+  __device__ __forceinline__ static float2 load_at(uint32_t from) {
     float2 out;
     asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];"
                  : "=f"(out.x), "=f"(out.y)
-                 : "r"(from ^ static_cast<uint32_t>(8 * pair))
+                 : "r"(from)
                  : "memory");
     return out;
   }

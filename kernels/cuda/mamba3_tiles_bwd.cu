@@ -62,7 +62,7 @@ __device__ __forceinline__ void decay(float (&score)[2][4],
     }
     return;
   }
-  const float sign = as_queries ? kLog2E : -kLog2E;
+  const float sign = as_queries ? 1.0f : -1.0f;
 #pragma unroll
   for (int n = 0; n < 2; ++n) {
     const int c0 = block * 16 + n * 8 + 2 * b.t;
@@ -218,19 +218,21 @@ __global__ void __launch_bounds__(kScanThreads, 2)
     b.turns_of[b.thread] = static_cast<uint64_t>(standard_turns(b.thread, b.S) * 0x1p64);
   b.enter_head(0), b.enter_chunk(b.last_chunk());
   b.fetch_keys_and_queries(), b.fetch_values_and_state();
+  const int member = static_cast<int>(blockIdx.y);
+  float weight = row_weight(a, member, 0);  // of the head to come
 
 #pragma unroll 1
   for (int h = 0; h < d.nheads; ++h) {
     b.enter_head(h);
     const float bias = slice(a.dt_bias)[h], D = slice(a.D)[h];
-    load_row_weights(a, static_cast<int>(blockIdx.y), h, b.weights);
+    b.weights[threadIdx.x] = weight;
     __syncthreads();
     AngleSums<kTurned == 4 ? 1 : 2> angles;
     StepSums steps;
 #pragma unroll 1
     for (int chunk = b.last_chunk(); chunk >= 0; --chunk) {
       b.anew(), b.enter_chunk(chunk);
-      if (b.warp == kScanWarps - 1)
+      if (b.warp == 3)  // of those that have less to prepare
         b.token.compute(a, slice(a.proj) + static_cast<int64_t>(b.first_token) * d.width, bias, h,
                         b.t0, b.length, b.tokens);
       if (b.queries) {
@@ -254,7 +256,7 @@ __global__ void __launch_bounds__(kScanThreads, 2)
       b.anew();
       if (b.owns_rows()) b.put_rows(dqk);
       if (!b.queries && !b.first) store_state_cotangent(b, dstate);
-      b.finish_rows();
+      b.full() ? __syncwarp() : b.meet_role();
       const bool more = chunk > 0 || h + 1 < d.nheads;
       auto fetch_next = [&](auto&& fetch) {  // of the chunk before, or of the next head's last one
         if (!more) return;
@@ -264,7 +266,7 @@ __global__ void __launch_bounds__(kScanThreads, 2)
         fetch();
         b.h = h, b.group = group, b.enter_chunk(chunk);
       };
-      fetch_next([&] { b.fetch_values_and_state(), b.prefetch_gates(); });
+      b.finish_rows([&] { fetch_next([&] { b.fetch_values_and_state(), b.prefetch_gates(); }); });
       angles.load(b);
       angles.within(b);
       __syncthreads();  // rows of q and k have been finished
@@ -272,9 +274,10 @@ __global__ void __launch_bounds__(kScanThreads, 2)
       angles.finish(b);
       StepSums::Own own;
       if (b.warp < 2) own.read(b);
-      __syncthreads();  // the tokens' places are free
+      b.free_tokens(chunk > 0);
       if (b.warp < 2) steps.add(b, own);
     }
+    if (h + 1 < d.nheads) weight = row_weight(a, member, h + 1);
     store_head(b, steps, b.dphi);
   }
 

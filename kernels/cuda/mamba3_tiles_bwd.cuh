@@ -28,28 +28,6 @@ struct BackwardPlaces {
   }
 };
 
-/// Loads that are issued here, zero where they are not `wanted`: the compiler would move them to their first use, where registers
-/// are few, and wait for one after the other.
-__device__ __forceinline__ float load_here(const float* from, bool wanted = true) {
-  float out;
-  asm volatile(
-      "{\n.reg .pred p;\nsetp.ne.u32 p, %2, 0;\nmov.f32 %0, 0f00000000;\n"
-      "@p ld.global.f32 %0, [%1];\n}"
-      : "=f"(out)
-      : "l"(from), "r"(static_cast<uint32_t>(wanted)));
-  return out;
-}
-__device__ __forceinline__ float2 load2_here(const float* from, bool together, bool wanted = true) {
-  if (!together) return make_float2(load_here(from, wanted), load_here(from + 1, wanted));
-  float2 out;
-  asm volatile(
-      "{\n.reg .pred p;\nsetp.ne.u32 p, %3, 0;\nmov.f32 %0, 0f00000000;\nmov.f32 %1, 0f00000000;\n"
-      "@p ld.global.v2.f32 {%0, %1}, [%2];\n}"
-      : "=f"(out.x), "=f"(out.y)
-      : "l"(from), "r"(static_cast<uint32_t>(wanted)));
-  return out;
-}
-
 /// Each of four numbers a lane becomes its sum over the warp: half the shuffles of four sums.
 __device__ __forceinline__ void warp_sums(float* x) {
   const int lane = lane_id();
@@ -76,9 +54,10 @@ __device__ __forceinline__ T* slice(const MemberArray<T>& array) {
   return array.data + array.stride * blockIdx.y;
 }
 
-/// A thread's view of its block's sequence. Warps 0 to 3 ("queries") prepare 16 rows of B and C each and the state that entered, and
-/// own 16 tokens: dq of them, then, as keys, dx. Warps 4 to 7 prepare 16 rows of x and dy each and own dk of 16 tokens and 16 channels
-/// of the state's cotangent.
+/// A thread's view of its block's sequence. Warps 0 to 3 ("queries") prepare rows of B and C and own 16 tokens each: dq of them,
+/// then, as keys, dx. Warps 4 to 7 prepare rows of x and dy and the state that entered, and own dk of 16 tokens and 16 channels of the
+/// state's cotangent each. Rows that pass one by one, before and after the products, are a warp's own 16 in a full chunk; in a shorter
+/// one the four warps share them, eight at a time.
 /// kTurned: groups of four pairs, one a lane, that may turn: 0, 4 or 8. It makes every phase a run of instructions without branches.
 template <bool kSplit, bool kVectors, int kTurned>
 struct TiledBackward {
@@ -95,7 +74,7 @@ struct TiledBackward {
 
   // Shared arrays, by token unless said.
   TiledTokens token;
-  float* weights;        // load_row_weights()
+  float* weights;        // (4, 64), a row_weight() each
   float *inv_k, *inv_q;  // 1 / rms of the rows of B and C
   float *ddiag, *same;   // M_ii and K_ii
   float *by_query, *by_key,
@@ -142,6 +121,29 @@ struct TiledBackward {
   }
   __device__ __forceinline__ int last_chunk() const { return (tokens - 1) / d.chunk; }
   __device__ __forceinline__ bool owns_rows() const { return row0 < tiles * 16; }
+  /// Parts of eight rows that this warp prepares and finishes, and the first row of one.
+  __device__ __forceinline__ bool full() const { return tiles == kMaxBlocks; }
+  __device__ __forceinline__ int parts() const { return (2 * tiles - tile_row + 3) / 4; }
+  __device__ __forceinline__ int part_row(int part) const {
+    return full() ? row0 + 8 * part : 8 * tile_row + 32 * part;
+  }
+  /// The four warps of this one's role.
+  __device__ __forceinline__ void meet_role() const {
+    if (queries) {
+      asm volatile("bar.sync 1, %0;" ::"n"(4 * kWarp) : "memory");
+    } else {
+      asm volatile("bar.sync 2, %0;" ::"n"(4 * kWarp) : "memory");
+    }
+  }
+  /// The tokens' places and those of the angles are free, of which only queries make use while the head goes on: the others do not
+  /// wait. A __syncthreads() must lie between two calls.
+  __device__ __forceinline__ void free_tokens(bool head_goes_on) const {
+    if (head_goes_on && !queries) {
+      asm volatile("bar.arrive 3, %0;" ::"n"(kScanThreads) : "memory");
+    } else {
+      asm volatile("bar.sync 3, %0;" ::"n"(kScanThreads) : "memory");
+    }
+  }
 
   __device__ __forceinline__ Square q() const { return {base + Place::kQ}; }
   __device__ __forceinline__ Square k() const { return {base + Place::kK}; }
@@ -170,35 +172,41 @@ struct TiledBackward {
     return static_cast<float>(static_cast<int32_t>(all >> 32)) * (2 * kPi * 0x1p-32f);
   }
 
-  /// The rows that this warp prepares are on their way to the places of their tiles: of B, C and the entering state, or of x and
-  /// dy. A row is copied by the whole warp: wait, then meet, before reading.
+  /// The rows that this warp prepares are on their way to the places of their tiles: of B and C, or of x, dy and the entering state.
+  /// A row is copied by the whole warp: wait, then meet, before reading.
   __device__ __forceinline__ void fetch_keys_and_queries() const {
-    if (!queries || !owns_rows()) return;
-    const int at = row0 * d.width;
-    RawRows{base + Place::kK}.template fetch_rows<kVectors>(row0, proj(a.col.B + group * N) + at,
-                                                            d.width, length - row0);
-    RawRows{base + Place::kQ}.template fetch_rows<kVectors>(row0, proj(a.col.C + group * N) + at,
-                                                            d.width, length - row0);
+    if (!queries) return;
+#pragma unroll 1
+    for (int part = 0; part < parts(); ++part) {
+      const int to = part_row(part), from = row(to), count = length - from;
+      const float* rows = proj(group * N) + from * d.width;
+      RawRows{base + Place::kK}.template fetch_rows<kVectors>(to, rows + a.col.B, d.width, count);
+      RawRows{base + Place::kQ}.template fetch_rows<kVectors>(to, rows + a.col.C, d.width, count);
+    }
   }
   __device__ __forceinline__ void fetch_values_and_state() const {
-    if (!queries && owns_rows()) {
+    if (queries) return;
+#pragma unroll 1
+    for (int part = 0; part < parts(); ++part) {
+      const int to = part_row(part), from = row(to), count = length - from;
       RawRows{base + Place::kX}.template fetch_rows<kVectors>(
-          row0, proj(a.col.x + h * P) + row0 * d.width, d.width, length - row0);
-      RawRows{base + Place::kDout}.fetch_aligned_rows(row0, of_head(a.dy) + row0 * d_inner, d_inner,
-                                                      length - row0);
+          to, proj(a.col.x + h * P) + from * d.width, d.width, count);
+      RawRows{base + Place::kDout}.fetch_aligned_rows(to, of_head(a.dy) + from * d_inner, d_inner,
+                                                      count);
     }
-    if (queries && !first) {
-      const float* from =
-          slice(a.states_in) +
-          ((static_cast<int64_t>(blockIdx.x) * d.nheads + h) * d.nchunks + chunk) * (P * N);
-      RawRows{base + Place::kState}.fetch_aligned_rows(row0, from + row0 * N, N, 16);
-    }
+    if (first) return;
+    const float* from =
+        slice(a.states_in) +
+        ((static_cast<int64_t>(blockIdx.x) * d.nheads + h) * d.nchunks + chunk) * (P * N);
+#pragma unroll 1
+    for (int at = row0; at < row0 + 16; at += 8)
+      RawRows{base + Place::kState}.fetch_aligned_rows(at, from + at * N, N, 8);
   }
 
   /// What prepare_values() will read first from memory comes into the second level of the cache.
   __device__ __forceinline__ void prefetch_gates() const {
-    if (queries || !owns_rows()) return;
-    const int i = row(row0 + lane % 16), half = lane / 16 * (P / 2);
+    if (queries || lane / 8 % 2 >= parts()) return;
+    const int i = row(part_row(lane / 8 % 2) + lane % 8), half = lane / 16 * (P / 2);
     const float *z = proj(a.col.z + h * P) + i * d.width, *o = of_head(a.o_in) + i * d_inner;
     asm volatile("prefetch.global.L2 [%0];" ::"l"(z + half));
     asm volatile("prefetch.global.L2 [%0];" ::"l"(o + half));
@@ -219,22 +227,23 @@ struct TiledBackward {
     }
   }
 
-  /// q' and k' of this warp's rows, and the state that entered.
+  /// q' and k' of this warp's rows.
   __device__ __forceinline__ void prepare_queries_and_keys() const {
     float angle[kTurned + 1], next[kTurned + 1];
-    if (owns_rows()) load_angles(angle, low);
+    const int count = parts();
+    load_angles(angle, part_row(0) + g, count > 0);
     wait_all_copies();
     __syncwarp();
 #pragma unroll 1
-    for (int part = 0; part < 2 && owns_rows(); ++part) {
-      const int i = low + 8 * part;
-      load_angles(next, i + 8, part == 0);
+    for (int part = 0; part < count; ++part) {
+      const int begin = part_row(part), i = begin + g;
+      load_angles(next, part_row(1) + g, part + 1 < count);
       QuadRows r;
       r.k = RawRows{k().base}.load(i), r.q = RawRows{q().base}.load(i);
       __syncwarp();
       r.norm_and_bias(weights, norm_k, norm_q, a.eps);
       r.template rotate<kTurned>([&](int m) { return angle[m]; });
-      if (row0 + 8 * part + 8 > length && i >= length)  // the first is the same for the whole warp
+      if (begin + 8 > length && i >= length)  // the first is the same for the whole warp
         r.k.clear(), r.q.clear();
       r.k.template store<kSplit>(k(), i);
       r.q.template store<kSplit>(q(), i);
@@ -246,80 +255,114 @@ struct TiledBackward {
         angle[m] = next[m];
       }
     }
+  }
+
+  /// x of this warp's rows; the cotangent of o from that of y, through gate and norm; dz; then the state that entered. A lane has
+  /// columns 2 lane and 2 lane + 1 of a row, four rows at a time; all of z and o are asked for at once, at the start.
+  __device__ __forceinline__ void prepare_values() {
+    constexpr int kAtOnce = 4;
+    const int c = 2 * lane, groups = parts() * (8 / kAtOnce);
+    struct Rows {
+      float2 z[kAtOnce], o[kAtOnce];
+    } now, ahead[16 / kAtOnce - 1];
+    float2 weight = make_float2(1, 1);
+    const float *z_rows = proj(a.col.z + h * P) + c, *o_rows = of_head(a.o_in) + c;
+    float* dz_rows = dproj(a.col.z + h * P) + c;
+    const uint32_t width = 4 * d.width, inner = 4 * d_inner;  // bytes
+    opaque(z_rows), opaque(o_rows), opaque(dz_rows);
+    auto first_row = [&](int of_group) { return part_row(of_group / 2) + of_group % 2 * kAtOnce; };
+    auto load = [&](Rows& to, int of_group) {
+      const int i = first_row(of_group);
+      const bool wanted = of_group < groups;
+#pragma unroll
+      for (int u = 0; u < kAtOnce; ++u) {
+        const uint32_t from = static_cast<uint32_t>(row(i + u));
+        to.z[u] = load2_here(bytes_past(z_rows, from * width), kVectors, wanted);
+        to.o[u] = load2_here(bytes_past(o_rows, from * inner), true, wanted);
+      }
+    };
+    load(now, 0);
+#pragma unroll
+    for (int of_group = 1; of_group < 16 / kAtOnce; ++of_group) load(ahead[of_group - 1], of_group);
+    if (out_norm) weight = load2_here(slice(a.norm) + h * P + c, true);
+    wait_all_copies();
+    __syncwarp();
+#pragma unroll 1
+    for (int at_group = 0; at_group < groups; ++at_group) {
+      const int i0 = first_row(at_group);
+      // Shared addresses of row i0; of row i0 + u: ^ (u << 5) or ^ (u << 4), 256 u bytes on.
+      const uint32_t raw = base + static_cast<uint32_t>(i0 * 256 + (((i0 & 4) << 5) ^ (8 * lane))),
+                     tile = base + static_cast<uint32_t>(i0 * 256 + (((i0 & 4) << 4) ^ (4 * lane)));
+      float2 dy[kAtOnce], value[kAtOnce];
+#pragma unroll
+      for (int u = 0; u < kAtOnce; ++u) {
+        const uint32_t from = (raw ^ (32u * u)) + 256u * u;
+        value[u] = RawRows::load_at(from + Place::kX),
+        dy[u] = RawRows::load_at(from + Place::kDout);
+      }
+      __syncwarp();
+      const bool whole = i0 + kAtOnce <= length;
+      auto store = [&](int place) {
+        if (!whole) {
+#pragma unroll
+          for (int u = 0; u < kAtOnce; ++u) {
+            if (i0 + u >= length) value[u] = make_float2(0, 0);
+          }
+        }
+#pragma unroll
+        for (int u = 0; u < kAtOnce; ++u)
+          Square::store_at((tile ^ (16u * u)) + 256u * u + place, value[u].x, value[u].y);
+      };
+      store(Place::kX);
+      float inverse[kAtOnce] = {1, 1, 1, 1};
+      if (out_norm) {
+#pragma unroll
+        for (int u = 0; u < kAtOnce; ++u)
+          inverse[u] = now.o[u].x * now.o[u].x + now.o[u].y * now.o[u].y;
+        warp_sums(inverse);
+#pragma unroll
+        for (int u = 0; u < kAtOnce; ++u) inverse[u] = rsqrtf(inverse[u] * (1.0f / P) + a.eps);
+      }
+#pragma unroll
+      for (int u = 0; u < kAtOnce; ++u) {
+        const float2 z = now.z[u];
+        const float s0 = quick_sigmoid(z.x), s1 = quick_sigmoid(z.y);
+        now.o[u].x *= inverse[u], now.o[u].y *= inverse[u];
+        value[u] = make_float2(dy[u].x * s0, dy[u].y * s1);
+        store2_here(bytes_past(dz_rows, static_cast<uint32_t>(i0 + u) * width),
+                    value[u].x * (now.o[u].x * weight.x) * fmaf(z.x, 1 - s0, 1.0f),
+                    value[u].y * (now.o[u].y * weight.y) * fmaf(z.y, 1 - s1, 1.0f), kVectors,
+                    i0 + u < length);
+        value[u].x *= z.x, value[u].y *= z.y;
+      }
+      if (out_norm) {
+        float dots[kAtOnce];
+#pragma unroll
+        for (int u = 0; u < kAtOnce; ++u) {
+          const float2 normed = now.o[u];
+          if (i0 + u < length)
+            gate_sum.x += value[u].x * normed.x, gate_sum.y += value[u].y * normed.y;
+          value[u].x *= weight.x, value[u].y *= weight.y;
+          dots[u] = (value[u].x * normed.x + value[u].y * normed.y) * (1.0f / P);
+        }
+        warp_sums(dots);
+#pragma unroll
+        for (int u = 0; u < kAtOnce; ++u) {
+          value[u].x = inverse[u] * (value[u].x - now.o[u].x * dots[u]);
+          value[u].y = inverse[u] * (value[u].y - now.o[u].y * dots[u]);
+        }
+      }
+      store(Place::kDout);
+      now = ahead[0];
+#pragma unroll
+      for (int u = 1; u < 16 / kAtOnce - 1; ++u) ahead[u - 1] = ahead[u];
+    }
     if (first) return;
 #pragma unroll 1
     for (int part = 0; part < 2; ++part) {
       const QuadRow in = RawRows{state().base}.load(low + 8 * part);
       __syncwarp();
       in.template store<kSplit>(state(), low + 8 * part);
-    }
-  }
-
-  /// x of this warp's rows; the cotangent of o from that of y, through gate and norm; dz. A lane has columns 2 lane and 2 lane + 1
-  /// of a row, four rows at a time.
-  __device__ __forceinline__ void prepare_values() {
-    if (!owns_rows()) return;
-    constexpr int kAtOnce = 4;
-    const int c = 2 * lane;
-    float2 z[kAtOnce], o[kAtOnce], next_z[kAtOnce], next_o[kAtOnce], weight = make_float2(1, 1);
-    const float *z_row = proj(a.col.z + h * P) + (row0 * d.width + c),
-                *o_row = of_head(a.o_in) + (row0 * d_inner + c);
-    float* dz_row = dproj(a.col.z + h * P) + (row0 * d.width + c);
-    const uint32_t width = d.width, inner = d_inner;
-    // Between rows, as long as another one follows.
-    auto load = [&](float2(&to_z)[kAtOnce], float2(&to_o)[kAtOnce], int i) {
-      auto rows = [&](auto whole) {
-#pragma unroll
-        for (int u = 0; u < kAtOnce; ++u) {
-          to_z[u] = load2_here(z_row, kVectors), to_o[u] = load2_here(o_row, true);
-          if (whole.value || i + u + 1 < length) z_row += width, o_row += inner;
-        }
-      };
-      i + kAtOnce < length ? rows(std::true_type{}) : rows(std::false_type{});
-    };
-    load(z, o, row0);
-    if (out_norm) weight = load2_here(slice(a.norm) + h * P + c, true);
-    wait_all_copies();
-    __syncwarp();
-#pragma unroll 1
-    for (int i0 = row0; i0 < row0 + 16; i0 += kAtOnce) {
-#pragma unroll
-      for (int u = 0; u < kAtOnce; ++u) next_z[u] = next_o[u] = make_float2(0, 0);
-      if (i0 + kAtOnce < row0 + 16) load(next_z, next_o, i0 + kAtOnce);
-      float2 dy[kAtOnce], x_row[kAtOnce];
-#pragma unroll
-      for (int u = 0; u < kAtOnce; ++u) {
-        x_row[u] = RawRows{x().base}.load_pair(i0 + u, lane);
-        dy[u] = RawRows{dout().base}.load_pair(i0 + u, lane);
-      }
-      __syncwarp();
-#pragma unroll
-      for (int u = 0; u < kAtOnce; ++u) {
-        const int i = i0 + u;
-        const bool exists = i < length;
-        float inverse = 1;
-        if (out_norm)
-          inverse = rsqrtf(warp_sum(o[u].x * o[u].x + o[u].y * o[u].y) * (1.0f / P) + a.eps);
-        const float s0 = quick_sigmoid(z[u].x), s1 = quick_sigmoid(z[u].y);
-        const float2 normed = make_float2(o[u].x * inverse, o[u].y * inverse);
-        float2 value = make_float2(dy[u].x * z[u].x * s0, dy[u].y * z[u].y * s1);
-        if (exists) {
-          store2(dz_row, dy[u].x * normed.x * weight.x * s0 * (1 + z[u].x * (1 - s0)),
-                 dy[u].y * normed.y * weight.y * s1 * (1 + z[u].y * (1 - s1)), kVectors);
-        }
-        if (out_norm) {
-          if (exists) gate_sum.x += value.x * normed.x, gate_sum.y += value.y * normed.y;
-          value.x *= weight.x, value.y *= weight.y;
-          const float dot = warp_sum(value.x * normed.x + value.y * normed.y) * (1.0f / P);
-          value.x = inverse * (value.x - normed.x * dot);
-          value.y = inverse * (value.y - normed.y * dot);
-        }
-        if (!exists) value = x_row[u] = make_float2(0, 0);
-        Square::store_at(x().at(i, c), x_row[u].x, x_row[u].y);
-        Square::store_at(dout().at(i, c), value.x, value.y);
-        z[u] = next_z[u], o[u] = next_o[u];
-        dz_row += width;
-      }
     }
   }
 
@@ -363,46 +406,43 @@ struct TiledBackward {
         of.v[n] = make_float2(acc[n][2 * high], acc[n][2 * high + 1]);
       to.store(low + 8 * high, of);
     }
-    __syncwarp();
   }
 
   /// They go through bias and norm to the columns of C or B in dproj, where heads of a group add up. A lane has columns 2 lane and
-  /// 2 lane + 1 of a row, eight rows at a time.
-  __device__ __forceinline__ void finish_rows() {
-    if (!owns_rows()) return;
+  /// 2 lane + 1 of a row, eight rows at a time. meanwhile() runs while their loads from memory are on their way.
+  template <class F>
+  __device__ __forceinline__ void finish_rows(F&& meanwhile) {
     constexpr int kAtOnce = 8;
     const RawRows from{(queries ? q() : k()).base};
-    const int column = (queries ? a.col.C : a.col.B) + group * N + 2 * lane;
+    const int column = (queries ? a.col.C : a.col.B) + group * N + 2 * lane, count = parts();
     const bool adds = in_group > 0,
                normed = in_group == heads_per_group - 1 && (queries ? norm_q : norm_k);
-    const float *raw_row = proj(column) + row0 * d.width, *old_row = dproj(column) + row0 * d.width,
-                *inverse = queries ? inv_q : inv_k;
-    float* to = dproj(column) + row0 * d.width;
-    const uint32_t width = d.width;
+    const float *raw_rows = proj(column), *inverse = queries ? inv_q : inv_k;
+    float* to = dproj(column);
+    opaque(raw_rows), opaque(to);
+    const uint32_t width = 4 * d.width;  // bytes
     const float2 w = *reinterpret_cast<const float2*>(weights + (queries ? N : 0) + 2 * lane);
     float2 raw[kAtOnce], old[kAtOnce], next_raw[kAtOnce],
         next_old[kAtOnce];  // old: of earlier heads
-    auto load_rows = [&](float2(&to)[kAtOnce], const float*& from, int i) {
-      auto rows = [&](auto whole) {
-#pragma unroll
-        for (int u = 0; u < kAtOnce; ++u) {
-          to[u] = load2_here(from, kVectors);
-          if (whole.value || i + u + 1 < length) from += width;
-        }
-      };
-      i + kAtOnce < length ? rows(std::true_type{}) : rows(std::false_type{});
-    };
-    auto load = [&](float2(&to_raw)[kAtOnce], float2(&to_old)[kAtOnce], int i) {
+    auto load = [&](float2(&to_raw)[kAtOnce], float2(&to_old)[kAtOnce], int part) {
 #pragma unroll
       for (int u = 0; u < kAtOnce; ++u) to_raw[u] = to_old[u] = make_float2(0, 0);
-      if (i >= row0 + 16) return;
-      if (adds) load_rows(to_old, old_row, i);
-      if (normed) load_rows(to_raw, raw_row, i);
+      if (part >= count) return;
+      const int i = part_row(part);
+      auto load_rows = [&](float2(&out)[kAtOnce], const float* rows) {
+#pragma unroll
+        for (int u = 0; u < kAtOnce; ++u)
+          out[u] =
+              load2_here(bytes_past(rows, static_cast<uint32_t>(row(i + u)) * width), kVectors);
+      };
+      if (adds) load_rows(to_old, to);
+      if (normed) load_rows(to_raw, raw_rows);
     };
-    load(raw, old, row0);
+    load(raw, old, 0), load(next_raw, next_old, 1);
+    meanwhile();
 #pragma unroll 1
-    for (int i0 = row0; i0 < row0 + 16; i0 += kAtOnce) {
-      load(next_raw, next_old, i0 + kAtOnce);
+    for (int part = 0; part < count; ++part) {
+      const int i0 = part_row(part);
       float2 value[kAtOnce];
 #pragma unroll
       for (int u = 0; u < kAtOnce; ++u) {
@@ -431,8 +471,8 @@ struct TiledBackward {
       }
 #pragma unroll
       for (int u = 0; u < kAtOnce; ++u) {
-        if (i0 + u < length) store2(to, value[u].x, value[u].y, kVectors);
-        to += width;
+        store2_here(bytes_past(to, static_cast<uint32_t>(i0 + u) * width), value[u].x, value[u].y,
+                    kVectors, i0 + u < length);
         raw[u] = next_raw[u], old[u] = next_old[u];
       }
     }

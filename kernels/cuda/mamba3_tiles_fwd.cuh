@@ -30,26 +30,26 @@ struct TokenSteps {
 
   /// Of token row0 + lane, lane <= 16: the token after the warp's lends its del.
   struct Raw {
-    float dt = 0, A = 0, trap = 0;  ///< dt with its bias
-    __device__ __forceinline__ void load(const Mamba3Args& a, const float* proj_b, float bias,
-                                         int h, int t0, int row0, int tokens) {
-      const int lane = lane_id(), token = t0 + row0 + lane;
-      if (lane > 16 || token >= tokens) return;
+    float dt, A, trap;
+    __device__ __forceinline__ void load(const Mamba3Args& a, const float* proj_b, int h, int t0,
+                                         int row0, int tokens) {
+      const int token = t0 + row0 + lane_id();
+      const bool exists = lane_id() <= 16 && token < tokens;
       const float* row = proj_b + static_cast<int64_t>(token) * a.dims.width + h;
-      dt = __ldg(row + a.col.dd_dt) + bias;
-      A = __ldg(row + a.col.dd_A);
-      trap = __ldg(row + a.col.trap);
+      dt = load_here(row + a.col.dd_dt, exists);
+      A = load_here(row + a.col.dd_A, exists);
+      trap = load_here(row + a.col.trap, exists);
     }
   };
 
   /// All lanes. Returns dt of token row0 + lane, lane < 16, 0 past the end.
-  __device__ __forceinline__ float compute(const Mamba3Args& a, const Raw& raw, int t0, int length,
-                                           int row0, int tokens) const {
+  __device__ __forceinline__ float compute(const Mamba3Args& a, const Raw& raw, float bias, int t0,
+                                           int length, int row0, int tokens) const {
     using D = Mamba3ScanAttrs::Discretization;
     const int lane = lane_id(), i = row0 + lane;
     const bool exists = lane <= 16 && t0 + i < tokens, in = lane < 16 && i < length;
-    const float step = exists ? softplusf(raw.dt) : 0.0f;
-    const float l = a.discretization == D::kTrapezoidal ? sigmoidf(raw.trap)
+    const float step = exists ? softplusf(raw.dt + bias) : 0.0f;
+    const float l = a.discretization == D::kTrapezoidal ? quick_sigmoid(raw.trap)
                     : a.discretization == D::kEuler     ? 1.0f
                                                         : 0.5f;
     const float f =
@@ -96,6 +96,17 @@ struct ChunkAngles {
   __device__ __forceinline__ float& at(int i, int j) const {
     return phi[i * angle_pitch(nangles) + j];
   }
+  /// This lane's eight of a round; zero past the end.
+  __device__ __forceinline__ void load(float (&to)[8], int row0, int round, int length) const {
+    each(row0, round,
+         [&](int i, int j, int u) { to[u] = j < nangles && i < length ? at(i, j) : 0.0f; });
+  }
+  __device__ __forceinline__ void store(const float (&from)[8], int row0, int round,
+                                        int length) const {
+    each(row0, round, [&](int i, int j, int u) {
+      if (j < nangles && i < length) at(i, j) = from[u];
+    });
+  }
 
   /// `from`: the chunk's first token's.
   __device__ __forceinline__ void fetch(const float* from, int width, int row0, int length) const {
@@ -116,12 +127,12 @@ struct ChunkAngles {
 #pragma unroll
     for (int round = 0; round < kRounds; ++round) {
       if (round * kLanesAngles >= nangles) continue;
-      float total = 0;
-      each(row0, round, [&](int i, int j, int u) {
-        if (j >= nangles || i >= length) return;
-        total = wrap_angle(fmaf(step[u], quick_tanh(at(i, j)), total));
-        at(i, j) = total;
-      });
+      float sums[8], total = 0;
+      load(sums, row0, round, length);
+#pragma unroll
+      for (int u = 0; u < 8; ++u)
+        sums[u] = total = wrap_angle(fmaf(step[u], quick_tanh(sums[u]), total));
+      store(sums, row0, round, length);
       const float below = __shfl_sync(0xFFFFFFFFu, total, lane_id() % 16);
       lower[round] = upper ? below : 0.0f;
       if (upper)
@@ -143,11 +154,14 @@ struct ChunkAngles {
         before += earlier ? more : 0.0f, all += more;
       }
       last[round] = wrap_angle(all);
-      each(row0, round, [&](int i, int j, int) {
-        if (j >= nangles || i >= length) return;
-        const float angle = wrap_angle(before + at(i, j));
-        at(i, j) = angle;
-        if (out != nullptr) out[static_cast<int64_t>(i) * pitch + j] = angle;
+      float angle[8];
+      load(angle, row0, round, length);
+#pragma unroll
+      for (int u = 0; u < 8; ++u) angle[u] = wrap_angle(before + angle[u]);
+      store(angle, row0, round, length);
+      if (out == nullptr) continue;
+      each(row0, round, [&](int i, int j, int u) {
+        if (j < nangles && i < length) out[i * pitch + j] = angle[u];
       });
     }
   }
@@ -167,7 +181,8 @@ struct ChunkAngles {
   }
 };
 
-/// load_row_weights(), of which the present ones are on their way.
+/// Norm weights of B and C and the head's biases, 1 and 0 where absent: (4, 64), norm_k, norm_q, bias_k, bias_q. Those present are on
+/// their way.
 __device__ __forceinline__ void fetch_row_weights(const Mamba3Args& a, int member, int h,
                                                   float* to) {
   const float *norm_k = a.B_norm.at(member), *norm_q = a.C_norm.at(member),

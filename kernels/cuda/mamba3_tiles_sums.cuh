@@ -48,22 +48,26 @@ struct AngleSums {
     }
   }
 
+  /// Sums over a warp's eight tokens go to the place of the first one's angle, which one lane alone has read until now.
   template <class Block>
   __device__ __forceinline__ void within(const Block& b) {
+    if (!b.learned) return;
     const int run = b.thread / 16;
 #pragma unroll
     for (int round = 0; round < kRounds; ++round) {
       const int j = b.thread % 16 + 16 * round;
       float total = 0;
-      if (b.learned && j < b.S) {
 #pragma unroll
-        for (int u = 3; u >= 0; --u) {
-          const int i = run * 4 + u, at = i * b.angle_row + j;
-          if (i < b.length) total += b.dphi[at] + b.dphi_k[at];
-          sum[round][u] = total;
-        }
-        b.dphi[run * 4 * b.angle_row + j] = total;  // read by this lane alone, until now
+      for (int u = 3; u >= 0; --u) {
+        const int i = run * 4 + u, at = i * b.angle_row + j;
+        if (i < b.length && j < b.S) total += b.dphi[at] + b.dphi_k[at];
+        sum[round][u] = total;
       }
+      const float other = __shfl_xor_sync(0xFFFFFFFFu, total, 16);
+      if (b.lane >= 16) continue;
+#pragma unroll
+      for (int u = 0; u < 4; ++u) sum[round][u] += other;
+      if (j < b.S) b.dphi[b.warp * 8 * b.angle_row + j] = total + other;
     }
   }
 
@@ -71,30 +75,33 @@ struct AngleSums {
   template <class Block>
   __device__ __forceinline__ void finish(const Block& b) {
     const int run = b.thread / 16;
+    const bool over = b.h + 1 == b.d.nheads;
     float through[4] = {};
 #pragma unroll
     for (int round = 0; round < kRounds; ++round) {
       const int j = b.thread % 16 + 16 * round;
       if (j >= b.S) continue;
-      float after = later[round], all = 0;
+      float after = later[round];
       if (b.learned) {
+        float of_warp[kScanWarps], all = 0;
 #pragma unroll
-        for (int r = 0; r < kMaxChunk / 4; ++r) {
-          const float of_run = b.dphi[r * 4 * b.angle_row + j];
-          all += of_run;
-          if (r > run) after += of_run;
+        for (int r = 0; r < kScanWarps; ++r) of_warp[r] = b.dphi[r * 8 * b.angle_row + j];
+#pragma unroll
+        for (int r = 0; r < kScanWarps; ++r) {
+          all += of_warp[r];
+          after += r > b.warp ? of_warp[r] : 0.0f;
         }
         later[round] += all;
       }
+      float* const to = b.dproj(b.a.col.ang) + j;
 #pragma unroll
       for (int u = 0; u < 4; ++u) {
         const int i = run * 4 + u;
-        if (i >= b.length) continue;
         const float tanh_j = quick_tanh(in[round][u]),
                     angle_sum = b.learned ? after + sum[round][u] : 0.0f;
         const float dtheta = fmaf(b.token.dt[i], angle_sum, old[round][u]);
-        b.dproj(b.a.col.ang)[i * b.d.width + j] =
-            b.h + 1 < b.d.nheads ? dtheta : dtheta * kPi * (1 - tanh_j * tanh_j);
+        store_here(to + i * b.d.width, over ? dtheta * kPi * (1 - tanh_j * tanh_j) : dtheta,
+                   i < b.length);
         through[u] = fmaf(kPi * tanh_j, angle_sum, through[u]);
       }
     }
@@ -132,7 +139,7 @@ struct StepSums {
       if (b.a.discretization == Discretization::kTrapezoidal)
         dtrap = p.dt * (p.dgam - ddel) * p.lam * (1 - p.lam);
     }
-    const float draw = ddt * sigmoidf(p.raw);
+    const float draw = ddt * quick_sigmoid(p.raw);
     float* to = slice(b.a.dproj) + static_cast<int64_t>(b.first_token + at) * b.d.width;
     to[b.a.col.dd_dt + b.h] = draw;
     to[b.a.col.trap + b.h] = dtrap;
@@ -169,7 +176,7 @@ struct StepSums {
     const float f = b.a.heavy_tail
                         ? (own.raw_A >= 0 ? 1 + own.raw_A : __fdividef(1.0f, 1 - own.raw_A))
                         : softplusf(own.raw_A);
-    const float slope = b.a.heavy_tail ? (own.raw_A >= 0 ? 1.0f : f * f) : sigmoidf(own.raw_A);
+    const float slope = b.a.heavy_tail ? (own.raw_A >= 0 ? 1.0f : f * f) : quick_sigmoid(own.raw_A);
     const float A = -fmaxf(f, b.a.a_floor);
     b.dproj(b.a.col.dd_A + b.h)[i * b.d.width] = f < b.a.a_floor ? 0.0f : -own.dt * da * slope;
     const Pending of_token = {A * da + (b.learned ? b.ddt_angle[i] : 0.0f),

@@ -6,6 +6,47 @@
 
 namespace statelab::cuda {
 
+/// Two neighbouring numbers, as load_here().
+__device__ __forceinline__ float2 load2_here(const float* from, bool together, bool wanted = true) {
+  if (!together) return make_float2(load_here(from, wanted), load_here(from + 1, wanted));
+  float2 out;
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.u32 p, %3, 0;\nmov.f32 %0, 0f00000000;\nmov.f32 %1, 0f00000000;\n"
+      "@p ld.global.v2.f32 {%0, %1}, [%2];\n}"
+      : "=f"(out.x), "=f"(out.y)
+      : "l"(from), "r"(static_cast<uint32_t>(wanted)));
+  return out;
+}
+
+/// Stores without a branch where they are not `wanted`.
+__device__ __forceinline__ void store_here(float* to, float value, bool wanted) {
+  asm volatile("{\n.reg .pred p;\nsetp.ne.u32 p, %2, 0;\n@p st.global.f32 [%0], %1;\n}" ::"l"(to),
+               "f"(value), "r"(static_cast<uint32_t>(wanted))
+               : "memory");
+}
+__device__ __forceinline__ void store2_here(float* to, float first, float second, bool together,
+                                            bool wanted) {
+  if (together) {
+    asm volatile(
+        "{\n.reg .pred p;\nsetp.ne.u32 p, %3, 0;\n@p st.global.v2.f32 [%0], {%1, %2};\n}" ::"l"(to),
+        "f"(first), "f"(second), "r"(static_cast<uint32_t>(wanted))
+        : "memory");
+  } else {
+    store_here(to, first, wanted), store_here(to + 1, second, wanted);
+  }
+}
+
+/// Number threadIdx.x of a head's norm weights of B and C and its biases, 1 and 0 where absent: (4, 64), norm_k, norm_q, bias_k, bias_q.
+__device__ __forceinline__ float row_weight(const Mamba3Args& a, int member, int h) {
+  const int which = static_cast<int>(threadIdx.x) / kTiledHead, n = threadIdx.x % kTiledHead;
+  const float* row = which == 0   ? a.B_norm.at(member)
+                     : which == 1 ? a.C_norm.at(member)
+                     : which == 2 ? a.B_bias.at(member)
+                                  : a.C_bias.at(member);
+  const float absent = which < 2 ? 1.0f : 0.0f;
+  return row == nullptr ? absent : row[which < 2 ? n : h * kTiledHead + n];
+}
+
 /// Step sizes, weights and decays of a chunk's tokens; T_ij as in Decay, from factors per block of 16 tokens.
 struct TiledTokens {
   float *dt, *gam, *w, *lam;  ///< (kTokens); w_i = gam_i + del_{i+1} (models.md 3.4)
@@ -14,7 +55,7 @@ struct TiledTokens {
       *suffix;  ///< (64): from the block's first token to i; from the one after i to the block's last
   float *from_start,
       *to_end;  ///< (64): T_i of the chunk's entry; from the one after i to the chunk's last token
-  float* within;   ///< (64): sums of log alpha in a block
+  float* within;   ///< (64): sums of log2 alpha in a block
   float* between;  ///< (4, 4): whole blocks strictly between
   float* whole;    ///< (1)
   static constexpr int kFloats = 6 * kTokens + 5 * kMaxChunk + 20;
@@ -36,18 +77,20 @@ struct TiledTokens {
 
   /// A lane's raw step sizes, decays and trapezoids, of tokens lane, lane + 32 and lane + 64: the token after the chunk lends its del.
   struct Raw {
-    float v[3][3] = {};
+    float v[3][3];
     __device__ void load(const Mamba3Args& a, const float* proj_b, float bias, int h, int t0,
                          int length, int tokens) {
 #pragma unroll
       for (int u = 0; u < 3; ++u) {
         const int i = lane_id() + u * kWarp;
-        if (i > length || t0 + i >= tokens) continue;
+        const bool exists = i <= length && t0 + i < tokens;
         const float* row = proj_b + static_cast<int64_t>(t0 + i) * a.dims.width + h;
-        v[u][0] = __ldg(row + a.col.dd_dt) + bias;
-        v[u][1] = __ldg(row + a.col.dd_A);
-        v[u][2] = __ldg(row + a.col.trap);
+        v[u][0] = load_here(row + a.col.dd_dt, exists);
+        v[u][1] = load_here(row + a.col.dd_A, exists);
+        v[u][2] = load_here(row + a.col.trap, exists);
       }
+#pragma unroll
+      for (int u = 0; u < 3; ++u) v[u][0] += bias;
     }
   };
 
@@ -69,14 +112,14 @@ struct TiledTokens {
       const int i = lane + u * kWarp;
       const bool exists = i <= length && t0 + i < tokens;
       const float step = exists ? softplusf(raw[u][0]) : 0.0f, raw_a = raw[u][1];
-      const float l = a.discretization == D::kTrapezoidal ? sigmoidf(raw[u][2])
+      const float l = a.discretization == D::kTrapezoidal ? quick_sigmoid(raw[u][2])
                       : a.discretization == D::kEuler     ? 1.0f
                                                           : 0.5f;
       del[u] = (1 - l) * step;
       if (u == 2) continue;
       const float f =
           a.heavy_tail ? (raw_a >= 0 ? 1 + raw_a : __fdividef(1.0f, 1 - raw_a)) : softplusf(raw_a);
-      here[u] = i < length ? -fmaxf(f, a.a_floor) * step : 0.0f;
+      here[u] = i < length ? -kLog2E * fmaxf(f, a.a_floor) * step : 0.0f;
       gamma[u] = i < length ? l * step : 0.0f;
       dt[i] = step, gam[i] = gamma[u], lam[i] = l, raw_dt[i] = raw[u][0], raw_A[i] = raw_a;
     }
@@ -110,16 +153,16 @@ struct TiledTokens {
         after += m > block ? total[m] : 0.0f;
       }
       within[i] = here[u];
-      prefix[i] = expf(here[u]), suffix[i] = expf(rest[u]);
-      from_start[i] = expf(before + here[u]), to_end[i] = expf(rest[u] + after);
+      prefix[i] = quick_exp2(here[u]), suffix[i] = quick_exp2(rest[u]);
+      from_start[i] = quick_exp2(before + here[u]), to_end[i] = quick_exp2(rest[u] + after);
     }
     if (lane < 16) {
       const int last = lane / 4, first = lane % 4;
       const float one = first < 1 && last > 1 ? total[1] : 0.0f,
                   two = first < 2 && last > 2 ? total[2] : 0.0f;
-      between[lane] = expf(one + two);
+      between[lane] = quick_exp2(one + two);
     }
-    if (lane == 16) *whole = expf(total[0] + total[1] + total[2] + total[3]);
+    if (lane == 16) *whole = quick_exp2(total[0] + total[1] + total[2] + total[3]);
   }
 };
 
@@ -128,7 +171,7 @@ struct QuadRows {
   QuadRow k, q;
   float inv_k, inv_q;  // 1 / rms of the raw rows, 1 without a norm
 
-  /// Raw rows in, k' and q' out. `weights`: load_row_weights().
+  /// Raw rows in, k' and q' out. `weights`: a row_weight() each.
   __device__ __forceinline__ void norm_and_bias(const float* weights, bool norm_k, bool norm_q,
                                                 float eps) {
     float square_k = 0, square_q = 0;

@@ -12,6 +12,7 @@
 #include <cuda_runtime.h>
 
 #include <cstdint>
+#include <type_traits>
 
 namespace statelab::cuda {
 
@@ -45,6 +46,16 @@ __device__ __forceinline__ void ldmatrix_transposed(uint32_t (&r)[4], uint32_t a
 /// Hides where a value comes from, so that what a loop derives from it is computed there instead of before it, in registers that
 /// the loop lacks.
 __device__ __forceinline__ void opaque(uint32_t& x) { asm volatile("" : "+r"(x)); }
+template <class T>
+__device__ __forceinline__ void opaque(T*& x) {
+  asm volatile("" : "+l"(x));
+}
+/// `bytes` past `from`: two instructions, where the compiler does not know what `from` is a sum of.
+template <class T>
+__device__ __forceinline__ T* bytes_past(T* from, uint32_t bytes) {
+  using Byte = std::conditional_t<std::is_const_v<T>, const char, char>;
+  return reinterpret_cast<T*>(reinterpret_cast<Byte*>(from) + bytes);
+}
 
 __device__ __forceinline__ void mma_m16n8k16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0,
                                              uint32_t b1) {

@@ -46,9 +46,18 @@ __device__ __forceinline__ int used_tokens(const MemberArray<const int32_t>& tar
                                            int seqlen) {
   if (targets.data == nullptr) return seqlen;
   const int32_t* of = targets.at(blockIdx.y) + static_cast<int64_t>(sequence) * seqlen;
+  constexpr int kAtOnce = 4;
   int last = 0;
-  for (int t = lane_id(); t < seqlen; t += kWarp) {
-    if (__ldg(of + t) >= 0) last = t;
+#pragma unroll 1
+  for (int from = 0; from < seqlen; from += kAtOnce * kWarp) {
+    int t[kAtOnce], target[kAtOnce];
+#pragma unroll
+    for (int u = 0; u < kAtOnce; ++u) {
+      t[u] = min(from + u * kWarp + lane_id(), seqlen - 1);
+      target[u] = __ldg(of + t[u]);
+    }
+#pragma unroll
+    for (int u = 0; u < kAtOnce; ++u) last = target[u] >= 0 ? t[u] : last;
   }
   return __reduce_max_sync(0xFFFFFFFFu, last) + 1;
 }
@@ -78,6 +87,7 @@ ScanDims scan_dims(const Attrs& a, const Shape& proj) {
 /// Zeros in rows begin .. end - 1 of `width` floats. All threads of a block.
 __device__ __forceinline__ void clear_rows(float* rows, int width, int begin, int end) {
   float* const from = rows + static_cast<int64_t>(begin) * width;
+#pragma unroll 1
   for (int i = static_cast<int>(threadIdx.x); i < (end - begin) * width;
        i += static_cast<int>(blockDim.x))
     from[i] = 0;
