@@ -1,15 +1,14 @@
-// Both gradients of linear in one pass over dy, see RowGradients: dx = dy W, and parts of dW = dy^T x.
+// Both gradients of linear in one pass over dy, see RowGradients: dx = dy W, and parts of dW = dy^T x; with a norm before the layer
+// its gradients too.
 //
-//   A warp has 64 columns of dy by 64 of x, of W and of dW alike. dW stays in its registers for a run of rows; W lies in shared
-//   memory as operand fragments. A warp multiplies 16 rows at a time, first with W, then with x. Where several warps share the
-//   columns of dy, their shares of dx meet in shared memory and leave one tile later. Where few warps cover the result, tiles
-//   are of 16 r_groups rows, which as many warps share and add in order at the end. Rows are copied one or two tiles ahead and
-//   stay fp32 in shared memory; each warp splits what it reads, so one barrier a tile is all. No index of a product is in its
-//   natural order: the numbers of a lane's operands lie side by side, 16 bytes to a load, and so do its results.
+//   A block holds W and walks tiles of 32 rows. One group of warps brings them: its loads of the next tile are under way while it
+//   splits this one's numbers into two bf16 and stores them as operands, which serve both products. Two groups multiply: the first
+//   has dx (transposed, so that a thread keeps its columns) and some of dW's units of 64 x 64, the second the others, in registers
+//   for the whole walk. Two tiles are in shared memory; groups wait for one another at barriers in memory, tile by tile.
 //   launch    grid x: runs, y: members
-//   traffic   dy and x once, dx once; W and a part of dW once per run
-//   numerics  dx: one fp32 sum over 64 columns of dy, then these sums in order. A part of dW: one fp32 sum in the order of its
-//             tiles, then the r_groups in order. Runs and parts depend on shapes only
+//   traffic   dy and x once, dx once, with a norm x twice; W and a part of dW once per run
+//   numerics  dx: one fp32 sum in the order of dy's columns. A part of dW: one fp32 sum in the order of its rows. The norm's sums
+//             over a row: columns of a warp, then the warps. Runs and parts depend on shapes only
 #include "kernels/cuda/check.cuh"
 #include "kernels/cuda/linear_bwd.cuh"
 
@@ -18,238 +17,280 @@ namespace {
 
 using namespace gradients;
 
-template <bool kShares, int kSlots>
-__global__ void __launch_bounds__(kMaxWarps* kWarp, 1)
-    row_gradients(const __grid_constant__ GradientArgs a) {
-  extern __shared__ uint4 memory[];
-  const RowGradients& p = a.p;
-  const int tile_rows = kRows * a.r_groups, sum_floats = Division::sum_floats(a),
-            slot_floats = Division::slot_floats(a);
-  float* const sums = reinterpret_cast<float*>(memory + Division::weight_units(a));  // two tiles
-  float* const slots = sums + 2 * sum_floats;
-  auto* const used = reinterpret_cast<uint32_t*>(slots + kSlots * slot_floats);
-  const int lane = lane_id(), g = lane / 4, t = lane % 4;
-  const int warps = static_cast<int>(blockDim.x) / kWarp;
-  const int m_group = kShares ? warp_id() % a.m_groups : 0,
-            n_group = warp_id() / a.m_groups % a.n_groups,
-            r_group = warp_id() / (a.m_groups * a.n_groups);
-  // The last group may begin among the columns of the one before it: these count there.
-  const int m0 = min(m_group * kColumns, a.columns - kColumns), n0 = n_group * kColumns,
-            row0 = r_group * kRows;
-  const bool repeats = kShares && m0 != m_group * kColumns;
-  const int rows = static_cast<int>(p.rows);
-  const float* const dy = p.dy + blockIdx.y * p.dy_member;
-  const float* const x = p.x + blockIdx.y * p.x_member;
-  float* const dx = p.dx + blockIdx.y * p.dx_member;
-  const auto blocks = static_cast<int>(gridDim.x);
-  const int tiles = (a.tiles - static_cast<int>(blockIdx.x) + blocks - 1) / blocks;
-  auto first_row = [&](int tile) {
-    return (static_cast<int>(blockIdx.x) + tile * blocks) * tile_rows;
-  };
-  const bool skips = p.targets != nullptr && tiles <= kMostTiles;
-  if (skips) find_used(a, tiles, used);
-  auto next = [&](int at) { return skips ? next_used(used, at, tiles) : at + 1; };
+/// What all roles of a block know.
+struct Block {
+  const GradientArgs& a;
+  const Layout at;
+  uint32_t memory;
+  Rest& rest;
+  int tiles;
+  bool skips;
 
-  auto start = [&](int tile, int slot) {
-    if (tile < tiles) {
-      const int first = first_row(tile);
-      const float *const dy_tile = at_row(dy, first, p.n), *const x_tile = at_row(x, first, p.k);
-      float* const to = slots + slot * slot_floats;
-      for (int r = warp_id(); r < tile_rows; r += warps) {
-        const bool in = first + r < rows;
-        const float* const from = dy_tile + r * p.n;
-        if (p.n % 4 == 0) {
-          copy_row<4>(to + r * a.pitch_dy, from, p.n, in);
-        } else {
-          copy_row<2>(to + r * a.pitch_dy, from, p.n, in);
-        }
-        copy_row<4>(to + tile_rows * a.pitch_dy + r * a.pitch_x, x_tile + r * p.k, p.k, in);
-      }
-    }
-    commit_copies();
-  };
-  // `ahead` is the last tile that is on its way.
-  int tile = next(-1), ahead = tile;
-#pragma unroll
-  for (int s = 0; s < kSlots; ++s) {
-    if (s > 0) ahead = next(ahead);
-    start(ahead, s);
+  __device__ __forceinline__ int first_row(int tile) const {
+    return static_cast<int>(blockIdx.x + tile * gridDim.x) * kRows;
   }
-  if (skips) clear_unused(a, used, tiles, dx);
-  for (int r = warp_id(); r < kSlots * tile_rows; r += warps) {
-    float* const to = slots + r / tile_rows * slot_floats;
-    const int row = r % tile_rows;
-    for (int c = p.n + lane; c < a.pitch_dy; c += kWarp) to[row * a.pitch_dy + c] = 0;
-    for (int c = p.k + lane; c < a.pitch_x; c += kWarp)
-      to[tile_rows * a.pitch_dy + row * a.pitch_x + c] = 0;
+  __device__ __forceinline__ int next(int tile) const {
+    return skips ? next_used(rest.used, tile, tiles) : tile + 1;
   }
-  hold_weight(a, p.weight + blockIdx.y * p.weight_member, memory);
-  wait_copies<kSlots - 1>();
-  __syncthreads();
+};
 
-  // Loads of 16 bytes hit all banks. Eight neighbouring lanes have g, g + 1 and all t; rows are eight banks apart. Along a row
-  // of dy they read two rows that are two apart, modulo four, and along its columns rows t. Index i of a tile of mma is row
-  // row_of(i).
-  auto row_of = [](int i) { return (i / 4 * 6 + i / 2 % 2) ^ (i % 2 * 2); };
-  const int along_row = (row0 + row_of(g)) * a.pitch_dy + m0 + 4 * t,
-            along_column = (row0 + t) * a.pitch_dy + m0 + 4 * g,
-            along_x = tile_rows * a.pitch_dy + (row0 + t) * a.pitch_x + n0 + 4 * g;
-  const uint4* const weight = memory + n_group * (a.columns / 16 + 1) * kStepUnits + lane;
-  const int zeros = a.columns / 16, step0 = m0 / 16;  // the last step of weight is zero
-  const int step_at[kM] = {(repeats ? zeros : step0) * kStepUnits,
-                           (repeats ? zeros : step0 + 1) * kStepUnits, (step0 + 2) * kStepUnits,
-                           (step0 + 3) * kStepUnits};
-  // A share of dx: 16-byte unit u of row r lies at u ^ (2 (r % 4)), so that the accumulators' stores hit all banks as well.
-  auto unit_at = [](int row, int u) { return row * kColumns + 4 * (u ^ (row % 4 * 2)); };
-  auto leave = [&](int tile, int buffer) {
-    const int group = tile_rows * kColumns;
-    for (int n = 0; n < a.n_groups; ++n) {
-      const float* const from = sums + buffer * sum_floats + n * group;
-      for (int i = static_cast<int>(threadIdx.x); i < group / 4;
-           i += static_cast<int>(blockDim.x)) {
-        const int u = i % (kColumns / 4), r = i / (kColumns / 4);
-        const int column = n * kColumns + 4 * u, first = first_row(tile);
-        if (column >= p.k || first + r >= rows) continue;
-        const float* const share = from + unit_at(r, u);
-        float4 v = four(share);
+/// dW's units `begin` .. of a tile: 64 columns of dy, 64 of x each.
+template <int kUnits, int kM>
+__device__ __forceinline__ void multiply_units(float (&dw)[kUnits][32], const Block& b, int stage,
+                                               int begin) {
+  const Layout& at = b.at;
 #pragma unroll
-        for (int m = 1; m < kMaxWarps; ++m) {
-          if (m >= a.m_groups) continue;
-          const float4 other = four(share + m * a.n_groups * group);
-          v.x += other.x, v.y += other.y, v.z += other.z, v.w += other.w;
-        }
-        *reinterpret_cast<float4*>(at_row(dx, first, p.k) + r * p.k + column) = v;
-      }
-    }
-  };
-
-  // Accumulators [q][j][m][h]: of columns 32 (m / 2) + 4 g + 2 (m % 2) + {0, 1} of dy and 32 q + 8 t + 2 j + h + {0, 4} of x.
-  float acc[2][2][kM][2][4] = {};
-  int slot = 0, before = -1, buffer = 0;  // the tile before, where the shares of this one meet
-  while (tile < tiles) {
-    const float* const held = slots + slot * slot_floats;
-    {
-      // [m][h]: columns 32 (m / 2) + 4 g + 2 (m % 2) + {0, 1} of dx, its rows 8 h + row_of(2 t + {0, 1}).
-      float part[kM][2][4] = {};
+  for (int s = 0; s < kRows / 16; ++s) {
 #pragma unroll
-      for (int s = 0; s < kM; ++s) {
-        const float4 low = four(held + along_row + 16 * s),
-                     high = four(held + along_row + 8 * a.pitch_dy + 16 * s);
-        Fragment<true> left[kM], right;
-#pragma unroll
-        for (int m = 0; m < kM; ++m) {
-          const uint4 hi = weight[step_at[s] + 2 * m * kWarp],
-                      lo = weight[step_at[s] + (2 * m + 1) * kWarp];
-          left[m].hi[0] = hi.x, left[m].hi[1] = hi.y, left[m].hi[2] = hi.z, left[m].hi[3] = hi.w;
-          left[m].lo[0] = lo.x, left[m].lo[1] = lo.y, left[m].lo[2] = lo.z, left[m].lo[3] = lo.w;
-        }
-        right.set(0, low.x, low.y), right.set(1, low.z, low.w);
-        right.set(2, high.x, high.y), right.set(3, high.z, high.w);
-        multiply(part, left, right);
-      }
-      float* const share =
-          sums + buffer * sum_floats + (m_group * a.n_groups + n_group) * tile_rows * kColumns;
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const int h = i / 2, e = i % 2, row = row0 + 8 * h + row_of(2 * t + e);
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          const float(&low)[4] = part[2 * half][h], (&high)[4] = part[2 * half + 1][h];
-          const float4 v = make_float4(low[e], low[2 + e], high[e], high[2 + e]);
-          if constexpr (kShares) {
-            *reinterpret_cast<float4*>(share + unit_at(row, 8 * half + g)) = v;
-          } else {
-            const int column = n0 + 32 * half + 4 * g, first = first_row(tile);
-            if (first + row < rows && column < p.k)
-              *reinterpret_cast<float4*>(at_row(dx, first, p.k) + row * p.k + column) = v;
-          }
-        }
-      }
-    }
-    if constexpr (kShares) {
-      if (before >= 0) leave(before, buffer ^ 1);
-    }
-    // Rows t, t + 4, t + 8, t + 12 are inner indices 2 t, 2 t + 1, 2 t + 8, 2 t + 9.
-    Fragment<true> left[kM];
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      float4 v[4];
-#pragma unroll
-      for (int j = 0; j < 4; ++j) v[j] = four(held + along_column + 4 * j * a.pitch_dy + 32 * half);
-      transpose(v, left[2 * half], left[2 * half + 1]);
-    }
-#pragma unroll
-    for (int q = 0; q < 2; ++q) {
-      float4 v[4];
-#pragma unroll
-      for (int j = 0; j < 4; ++j) v[j] = four(held + along_x + 4 * j * a.pitch_x + 32 * q);
-      Fragment<true> right;
-      right.set(0, v[0].x, v[1].x), right.set(1, v[2].x, v[3].x);
-      right.set(2, v[0].y, v[1].y), right.set(3, v[2].y, v[3].y);
-      multiply(acc[q][0], left, right);
-      right.set(0, v[0].z, v[1].z), right.set(1, v[2].z, v[3].z);
-      right.set(2, v[0].w, v[1].w), right.set(3, v[2].w, v[3].w);
-      multiply(acc[q][1], left, right);
-    }
-    wait_copies<kSlots - 2>();
-    __syncthreads();
-    ahead = next(ahead);
-    start(ahead, slot);
-    slot = slot + 1 == kSlots ? 0 : slot + 1;
-    before = tile, buffer ^= 1;
-    tile = next(tile);
-  }
-  if constexpr (kShares) {
-    if (before >= 0) leave(before, buffer ^ 1);
-  }
-  if (a.r_groups > 1) {
-    // Element e of a lane lies at [e][lane]; no copies are under way any more.
-    __syncthreads();
-    const int sharing = a.m_groups * a.n_groups;
-    float* const mine = reinterpret_cast<float*>(memory) +
-                        ((r_group - 1) * sharing + warp_id() % sharing) * (kSums * kWarp) + lane;
-    if (r_group > 0) {
-#pragma unroll
-      for (int e = 0; e < kSums; ++e)
-        mine[e * kWarp] = acc[e / 64][e / 32 % 2][e / 8 % kM][e / 4 % 2][e % 4];
-    }
-    __syncthreads();
-    if (r_group > 0) return;
-    for (int r = 1; r < a.r_groups; ++r) {
-      const float* from = mine + r * sharing * (kSums * kWarp);
-#pragma unroll
-      for (int e = 0; e < kSums; ++e)
-        acc[e / 64][e / 32 % 2][e / 8 % kM][e / 4 % 2][e % 4] += from[e * kWarp];
-    }
-  }
-  float* to = p.parts + blockIdx.y * p.parts_member + blockIdx.x * p.part_stride;
-#pragma unroll
-  for (int m = 0; m < kM; ++m) {
-    if (repeats && m < 2) continue;
-#pragma unroll
-    for (int e = 0; e < 2; ++e) {
-      const int n = m0 + 32 * (m / 2) + 4 * g + 2 * (m % 2) + e;
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const int q = i / 2, of = 2 * e + i % 2, k = n0 + 32 * q + 8 * t + 4 * (i % 2);
-        const auto(&sum)[2][kM][2][4] = acc[q];
-        if (n < p.n && k < p.k)
-          *reinterpret_cast<float4*>(to + n * p.k + k) =
-              make_float4(sum[0][m][0][of], sum[0][m][1][of], sum[1][m][0][of], sum[1][m][1][of]);
-      }
+    for (int u = 0; u < kUnits; ++u) {
+      const int n_tile = (begin + u) / kM, k_tile = (begin + u) % kM;
+      const uint32_t dy = b.memory + at.dy(stage) + n_tile * 8 * Layout::kDyStride +
+                          s * 2 * kCoreBytes,
+                     x = b.memory + at.x(stage) + k_tile * 8 * Layout::kXStride +
+                         s * 2 * kCoreBytes;
+      const uint64_t dy_hi = operand_at(dy, kCoreBytes, Layout::kDyStride),
+                     dy_lo = operand_at(dy + at.dy_plane(), kCoreBytes, Layout::kDyStride),
+                     x_hi = operand_at(x, kCoreBytes, Layout::kXStride),
+                     x_lo = operand_at(x + at.x_plane(), kCoreBytes, Layout::kXStride);
+      multiply_async<true, true>(dw[u], dy_lo, x_hi, true);
+      multiply_async<true, true>(dw[u], dy_hi, x_lo, true);
+      multiply_async<true, true>(dw[u], dy_hi, x_hi, true);
     }
   }
 }
 
-template <bool kShares, int kSlots>
+/// dx^T of a tile: 64 columns of x to each dx[m], 32 rows.
+template <int kM>
+__device__ __forceinline__ void multiply_rows(float (&dx)[kM][16], const Block& b, int stage) {
+  const Layout& at = b.at;
+  const uint64_t step_w = 2 * at.w_stride() / 16, step_dy = 2 * Layout::kDyStride / 16;
+  uint64_t w_hi = operand_at(b.memory, at.w_stride(), kCoreBytes),
+           w_lo = operand_at(b.memory + at.w_plane(), at.w_stride(), kCoreBytes);
+  const uint32_t dy = b.memory + at.dy(stage);
+  uint64_t dy_hi = operand_at(dy, Layout::kDyStride, kCoreBytes),
+           dy_lo = operand_at(dy + at.dy_plane(), Layout::kDyStride, kCoreBytes);
+  const int steps = at.n / 16;
+#pragma unroll 1
+  for (int s = 0; s < steps; ++s) {
+#pragma unroll
+    for (int m = 0; m < kM; ++m) {
+      const uint64_t tile = m * 8 * kCoreBytes / 16;
+      multiply_async<true, false>(dx[m], w_lo + tile, dy_hi, s > 0);
+      multiply_async<true, false>(dx[m], w_hi + tile, dy_lo, true);
+      multiply_async<true, false>(dx[m], w_hi + tile, dy_hi, true);
+    }
+    w_hi += step_w, w_lo += step_w, dy_hi += step_dy, dy_lo += step_dy;
+  }
+}
+
+/// Of a thread that holds dx^T: element i is row row_of(i) of the tile, column column_of(i).
+__device__ __forceinline__ int row_of(int i) { return i / 4 * 8 + lane_id() % 4 * 2 + i % 2; }
+__device__ __forceinline__ int column_of(int i) {
+  return warp_id() % 4 * 16 + lane_id() / 4 + i / 2 % 2 * 8;
+}
+
+/// A tile's rows of the norm that precedes the layer, on their way: dx = its gradient of du [+ addend].
+struct NormRows {
+  float x[16], added[16];
+  float inv[8];  // of rows 8 (i / 2) + lane % 4 * 2 + i % 2
+
+  __device__ __forceinline__ void start(const RowGradients& p, const float* x_all,
+                                        const float* addend, int first) {
+#pragma unroll
+    for (int i = 0; i < 16; ++i) {
+      const int row = first + row_of(i);
+      const bool in = row < p.rows;
+      const int64_t from = static_cast<int64_t>(in ? row : 0) * p.k + column_of(i);
+      x[i] = in ? __ldg(x_all + from) : 0;
+      added[i] = addend != nullptr && in ? __ldg(addend + from) : 0;
+    }
+  }
+  __device__ __forceinline__ void take(const float (&inverse_rms)[kRows]) {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) inv[i] = inverse_rms[i / 2 * 8 + lane_id() % 4 * 2 + i % 2];
+  }
+  /// du becomes dx; adds to the thread's columns of dnorm. The threads of the group meet once.
+  __device__ __forceinline__ void finish(const RowGradients& p, const float (&weight)[2],
+                                         float (&dots)[4][kRows], float (&du)[16],
+                                         float (&dnorm)[2]) const {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      const int low = i / 2 * 4 + i % 2;
+      float dot = du[low] * weight[0] * x[low] + du[low + 2] * weight[1] * x[low + 2];
+#pragma unroll
+      for (int d = 4; d < kWarp; d *= 2) dot += __shfl_xor_sync(0xFFFFFFFFu, dot, d);
+      if (lane_id() < 4) dots[warp_id() % 4][row_of(low)] = dot;
+    }
+    sync_threads(1, kWarpgroup);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      float dot = 0;
+#pragma unroll
+      for (int w = 0; w < 4; ++w) dot += dots[w][row_of(i / 2 * 4 + i % 2)];
+      dot = dot * inv[i] / static_cast<float>(p.k);
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        const int at = i / 2 * 4 + 2 * h + i % 2;
+        const float normed = x[at] * inv[i];
+        dnorm[h] += du[at] * normed;
+        du[at] = __fmul_rn(inv[i], du[at] * weight[h] - normed * dot) + added[at];
+      }
+    }
+  }
+};
+
+/// Units of dW to the block's part; rows beyond dy's columns belong to nobody.
+template <int kUnits, int kM>
+__device__ __forceinline__ void leave_units(const float (&dw)[kUnits][32], const RowGradients& p,
+                                            int begin, float* to) {
+#pragma unroll
+  for (int u = 0; u < kUnits; ++u) {
+    const int n0 = (begin + u) / kM * kWide, k0 = (begin + u) % kM * kWide;
+#pragma unroll
+    for (int i = 0; i < 32; i += 2) {
+      const int n = n0 + column_of(i), k = k0 + i / 4 * 8 + lane_id() % 4 * 2;
+      if (n < p.n) *reinterpret_cast<float2*>(to + n * p.k + k) = make_float2(dw[u][i], dw[u][i + 1]);
+    }
+  }
+}
+
+template <int kUnits0, int kUnits1, int kM, int kChunks, bool kNorm>
+__global__ void __launch_bounds__(kThreads, 1)
+    row_gradients(const __grid_constant__ GradientArgs a) {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  extern __shared__ uint4 memory[];
+  constexpr int kK = kM * kWide;
+  const RowGradients& p = a.p;
+  const Layout at(kK, p.n);
+  Rest& rest = *reinterpret_cast<Rest*>(reinterpret_cast<char*>(memory) + at.rest());
+  const float *const dy = p.dy + blockIdx.y * p.dy_member, *const x = p.x + blockIdx.y * p.x_member;
+  float* const dx = p.dx + blockIdx.y * p.dx_member;
+  float* const part = p.parts + blockIdx.y * p.parts_member + blockIdx.x * p.part_stride;
+  const float* const norm = kNorm ? p.norm + blockIdx.y * p.norm_member : nullptr;
+  const float* const addend =
+      kNorm && p.addend != nullptr ? p.addend + blockIdx.y * p.addend_member : nullptr;
+  const auto blocks = static_cast<int>(gridDim.x);
+  const int tiles = (a.tiles - static_cast<int>(blockIdx.x) + blocks - 1) / blocks;
+  const Block b{a, at, shared_address(memory), rest, tiles,
+                p.targets != nullptr && tiles <= kMostTiles};
+  const int role = __shfl_sync(0xFFFFFFFFu, warp_id() / 4, 0);  // known to be the warp's
+
+  if (threadIdx.x == 0) {
+#pragma unroll
+    for (int s = 0; s < kStages; ++s) rest.full[s].init(4), rest.empty[s].init(8);
+  }
+  if (b.skips) find_used(a, tiles, rest.used);
+  Bringing<kChunks, kK, kNorm> rows;
+  if (role == 2) {
+    if constexpr (kNorm)
+      rows.weight = __ldg(
+          reinterpret_cast<const float4*>(norm + lane_id() % (kK / 4) * 4));
+    rows.start(p, dy, x, b.first_row(min(b.next(-1), tiles - 1)));
+  }
+  if (b.skips) fill_unused(a, rest.used, tiles, addend, dx);
+  hold_weight(p, at, p.weight + blockIdx.y * p.weight_member, b.memory);
+  clear_padding(p.n, at, b.memory);
+  fence_for_products();
+  __syncthreads();
+
+  // Tile i of the walk is in stage i % 2; barriers' phases alternate every second tile.
+  if (role == 2) {
+    int stage = 0, parity = 1;
+    for (int tile = b.next(-1); tile < tiles;) {
+      const int next = b.next(tile);
+      rest.empty[stage].wait(parity);
+      rows.bring(p, at, dy, x, b.memory + at.dy(stage), b.memory + at.x(stage),
+                 rest.inverse_rms[stage], b.first_row(next < tiles ? next : tile));
+      fence_for_products();
+      __syncwarp();
+      if (lane_id() == 0) rest.full[stage].arrive();
+      tile = next, stage ^= 1;
+      if (stage == 0) parity ^= 1;
+    }
+  } else if (role == 1) {
+    float dw[kUnits1][32] = {};
+    int stage = 0, parity = 0;
+    for (int tile = b.next(-1); tile < tiles; tile = b.next(tile)) {
+      rest.full[stage].wait(parity);
+#pragma unroll
+      for (int u = 0; u < kUnits1; ++u) hold(dw[u]);
+      begin_products();
+      multiply_units<kUnits1, kM>(dw, b, stage, kUnits0);
+      commit_products();
+      wait_products<0>();
+#pragma unroll
+      for (int u = 0; u < kUnits1; ++u) hold(dw[u]);
+      if (lane_id() == 0) rest.empty[stage].arrive();
+      stage ^= 1;
+      if (stage == 0) parity ^= 1;
+    }
+    leave_units<kUnits1, kM>(dw, p, kUnits0, part);
+  } else {
+    constexpr int kHeld = kUnits0 > 0 ? kUnits0 : 1;
+    float dw[kHeld][32] = {};
+    float weight[2] = {}, dnorm[2] = {};
+    if constexpr (kNorm) weight[0] = __ldg(norm + column_of(0)), weight[1] = __ldg(norm + column_of(2));
+    int stage = 0, parity = 0;
+    for (int tile = b.next(-1); tile < tiles; tile = b.next(tile)) {
+      const int first = b.first_row(tile);
+      float out[kM][16] = {};
+      NormRows around;
+      if constexpr (kNorm) around.start(p, x, addend, first);
+      rest.full[stage].wait(parity);
+#pragma unroll
+      for (int m = 0; m < kM; ++m) hold(out[m]);
+#pragma unroll
+      for (int u = 0; u < kHeld; ++u) hold(dw[u]);
+      begin_products();
+      multiply_rows<kM>(out, b, stage);
+      if constexpr (kUnits0 > 0) multiply_units<kHeld, kM>(dw, b, stage, 0);
+      commit_products();
+      if constexpr (kNorm) around.take(rest.inverse_rms[stage]);
+      wait_products<0>();
+#pragma unroll
+      for (int m = 0; m < kM; ++m) hold(out[m]);
+#pragma unroll
+      for (int u = 0; u < kHeld; ++u) hold(dw[u]);
+      __syncwarp();
+      if (lane_id() == 0) rest.empty[stage].arrive();
+      if constexpr (kNorm) around.finish(p, weight, rest.dots[stage], out[0], dnorm);
+#pragma unroll
+      for (int m = 0; m < kM; ++m) {
+#pragma unroll
+        for (int i = 0; i < 16; ++i) {
+          const int row = first + row_of(i);
+          if (row < p.rows) dx[static_cast<int64_t>(row) * kK + m * kWide + column_of(i)] = out[m][i];
+        }
+      }
+      stage ^= 1;
+      if (stage == 0) parity ^= 1;
+    }
+    if constexpr (kUnits0 > 0) leave_units<kHeld, kM>(dw, p, 0, part);
+    if constexpr (kNorm) {
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        float sum = dnorm[h];
+        sum += __shfl_xor_sync(0xFFFFFFFFu, sum, 1);
+        sum += __shfl_xor_sync(0xFFFFFFFFu, sum, 2);
+        if (lane_id() % 4 == 0) part[p.n * kK + column_of(2 * h)] = sum;
+      }
+    }
+  }
+#endif
+}
+
+template <int kUnits0, int kUnits1, int kM, int kChunks, bool kNorm>
 void start(const Division& d, int members, CUstream_st* stream) {
-  const GradientArgs& a = d.args;
-  const auto kernel = row_gradients<kShares, kSlots>;
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, d.bytes),
+  const auto kernel = row_gradients<kUnits0, kUnits1, kM, kChunks, kNorm>;
+  // Units beyond dy's columns read what follows.
+  constexpr int kColumns = (kUnits0 + kUnits1) / kM * kWide;
+  const Layout at(kM * kWide, d.args.p.n);
+  const int bytes =
+      std::max(d.bytes, at.dy(1) + at.dy_plane() + kColumns / 8 * Layout::kDyStride);
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
         "cudaFuncSetAttribute");
   const dim3 grid(static_cast<unsigned>(d.runs), static_cast<unsigned>(members));
-  kernel<<<grid, a.m_groups * a.n_groups * a.r_groups * kWarp, static_cast<size_t>(d.bytes),
-           stream>>>(a);
+  kernel<<<grid, kThreads, static_cast<size_t>(bytes), stream>>>(d.args);
   check_launch("linear_bwd");
 }
 
@@ -257,18 +298,25 @@ void start(const Division& d, int members, CUstream_st* stream) {
 
 int row_gradient_parts(int64_t rows, int n, int k) {
   const Division d(rows, n, k);
-  return d.possible ? static_cast<int>(d.runs) : 0;
+  return d.possible ? d.runs : 0;
 }
+
+bool takes_norm(int n, int k) { return k == kWide && Division(1, n, k).possible; }
 
 bool launch_row_gradients(const RowGradients& p, int members, CUstream_st* stream) {
   Division d(p.rows, p.n, p.k);
-  if (!d.possible) return false;
+  if (!d.possible || (p.norm != nullptr && p.k != kWide)) return false;
   d.args.p = p;
-  const bool shares = d.args.m_groups > 1;
-  if (d.slots == 3) {
-    shares ? start<true, 3>(d, members, stream) : start<false, 3>(d, members, stream);
+  const int wide = up(p.n, kWide);
+  if (p.k == 2 * kWide) {
+    wide == 1 ? start<0, 2, 2, 8, false>(d, members, stream)
+              : start<0, 4, 2, 16, false>(d, members, stream);
+  } else if (p.norm == nullptr) {
+    wide <= 2 ? start<0, 2, 1, 16, false>(d, members, stream)
+              : start<3, 4, 1, 52, false>(d, members, stream);
   } else {
-    shares ? start<true, 2>(d, members, stream) : start<false, 2>(d, members, stream);
+    wide <= 2 ? start<0, 2, 1, 16, true>(d, members, stream)
+              : start<3, 4, 1, 52, true>(d, members, stream);
   }
   return true;
 }
