@@ -15,13 +15,25 @@ namespace statelab::cuda {
 
 constexpr int kWarpgroup = 128, kCoreBytes = 128;
 
-/// Where an operand's cores lie: `from` is a shared address and a multiple of 16, strides are bytes from core to core along the inner
-/// extent and along the other.
-__device__ __forceinline__ uint64_t operand_at(uint32_t from, int inner_stride, int outer_stride) {
-  return static_cast<uint64_t>((from & 0x3FFFF) >> 4) |
-         static_cast<uint64_t>(inner_stride >> 4) << 16 |
-         static_cast<uint64_t>(outer_stride >> 4) << 32;
-}
+/// An operand's cores in shared memory: strides are bytes from core to core along the inner extent and along the other.
+template <int kInnerStride, int kOuterStride>
+struct Operand {
+  uint32_t low;  ///< of its descriptor
+
+  /// A shared address, a multiple of 16. Computed anew wherever this stands: kept, the many addresses of a loop fill the registers.
+  __device__ __forceinline__ explicit Operand(uint32_t address)
+      : low(address >> 4 | static_cast<uint32_t>(kInnerStride >> 4) << 16) {
+    asm volatile("" : "+r"(low));
+  }
+  /// The descriptor of what lies so many bytes on.
+  __device__ __forceinline__ uint64_t at(int offset) const {
+    uint64_t descriptor;
+    asm("mov.b64 %0, {%1, %2};"
+        : "=l"(descriptor)
+        : "r"(low + static_cast<uint32_t>(offset >> 4)), "r"(kOuterStride >> 4));
+    return descriptor;
+  }
+};
 
 /// Before the first product that reads or writes a warpgroup's registers after others have.
 __device__ __forceinline__ void begin_products() {
@@ -49,7 +61,8 @@ __device__ __forceinline__ void multiply_async(float (&c)[32], uint64_t a, uint6
   asm volatile(
       "{\n.reg .pred p;\nsetp.ne.b32 p, %34, 0;\n"
       "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
-      "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,"
+      "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%"
+      "25,"
       "%26,%27,%28,%29,%30,%31}, %32, %33, p, 1, 1, %35, %36;\n}\n"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]), "+f"(c[4]), "+f"(c[5]), "+f"(c[6]),
         "+f"(c[7]), "+f"(c[8]), "+f"(c[9]), "+f"(c[10]), "+f"(c[11]), "+f"(c[12]), "+f"(c[13]),
