@@ -202,22 +202,25 @@ __global__ void __launch_bounds__(kThreads, 1)
 #pragma unroll
     for (int s = 0; s < kStages; ++s) rest.full[s].init(4), rest.empty[s].init(12);
   }
-  if (b.skips) find_used(p, tiles, rest.used);
-  Bringing<V, kNorm> rows{p, dy, x};
-  if (role == 3) {
-    if constexpr (kNorm)
-      rows.weight = __ldg(reinterpret_cast<const float4*>(norm + lane_id() % (kK / 4) * 4));
-    rows.start(b.first_row(min(b.next(-1), tiles - 1)));
+  if (b.skips) {
+    find_used(p, tiles, rest.used);
   }
-  if (b.skips) fill_unused(p, rest.used, tiles, addend, dx);
-  hold_weight<V>(p, p.weight + blockIdx.y * p.weight_member, b.memory);
-  fence_for_products();
   __syncthreads();
 
   if (role == 3) {
-    Turn turn;
-    for (int tile = b.next(-1); tile < tiles; ++turn.count) {
+    Bringing<V, kNorm> rows{p, dy, x};
+    int tile = b.next(-1);
+    auto after = [&](int at) { return at < tiles ? b.next(at) : tiles; };
+    auto expect = [&](int at) {
+      if (at < tiles && threadIdx.x % kWarpgroup == 0) rows.expect(b.first_row(at));
+    };
+    if constexpr (kNorm)
+      rows.weight = __ldg(reinterpret_cast<const float4*>(norm + lane_id() % (kK / 4) * 4));
+    if (tile < tiles) rows.start(b.first_row(tile));
+    expect(after(tile));
+    for (Turn turn; tile < tiles; ++turn.count) {
       const int next = b.next(tile), first = b.first_row(tile), stage = turn.stage();
+      expect(after(next));
       rest.empty[stage].wait(turn.parity() ^ 1);
       rows.bring(first, next < tiles ? b.first_row(next) : first, b.memory + At::dy(stage),
                  b.memory + At::x(stage), rest.inverse_rms[turn.count % kInverses]);
@@ -226,7 +229,13 @@ __global__ void __launch_bounds__(kThreads, 1)
       if (lane_id() == 0) rest.full[stage].arrive();
       tile = next;
     }
-  } else if (role == 2) {
+    return;
+  }
+  if (b.skips) fill_unused(p, rest.used, tiles, addend, dx);
+  hold_weight<V>(p, p.weight + blockIdx.y * p.weight_member, b.memory);
+  fence_for_products();
+  sync_threads(2, kThreads - kWarpgroup);
+  if (role == 2) {
     reduce_tiles<V, kUnits0 + kUnits1, V::kUnits[2]>(b, p.n, part);
   } else if (role == 1) {
     reduce_tiles<V, kUnits0, kUnits1>(b, p.n, part);

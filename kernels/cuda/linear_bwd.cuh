@@ -20,7 +20,7 @@ constexpr int kInverses =
     4;  // rows' scales of so many tiles: they are read after a tile's stage was given back
 constexpr int kMostTiles = 2048;  // that a block passes over where nobody uses them
 
-inline int up(int a, int b) { return (a + b - 1) / b; }
+__host__ __device__ constexpr int up(int a, int b) { return (a + b - 1) / b; }
 
 /// Bytes of a block's shared memory, from its start: W, then per stage dy and x, hi and lo of each, then the rest; kN columns of dy,
 /// kK of x. Cores of W: along x's columns, then dy's. Of dy and x: along the rows, then the columns; 16 bytes more from one column
@@ -127,14 +127,14 @@ __device__ __forceinline__ int next_used(const uint32_t* used, int tile, int til
   return tiles;
 }
 
-/// dx where dy is zero, in the rows of the tiles that are not visited: the addend, or zeros. All threads take part.
+/// dx where dy is zero, in the rows of the tiles that are not visited: the addend, or zeros. All threads but those that bring rows take part.
 __device__ __forceinline__ void fill_unused(const RowGradients& p, const uint32_t* used, int tiles,
                                             const float* addend, float* dx) {
   for (int i = 0; i < tiles; ++i) {
     if ((used[i / 32] >> i % 32 & 1) != 0) continue;
     const int64_t first = static_cast<int64_t>(blockIdx.x + i * gridDim.x) * kRows;
     const int floats = static_cast<int>(min(int64_t{kRows}, p.rows - first)) * p.k;
-    for (int c = 4 * static_cast<int>(threadIdx.x); c < floats; c += 4 * kThreads) {
+    for (int c = 4 * static_cast<int>(threadIdx.x); c < floats; c += 4 * (kThreads - kWarpgroup)) {
       const int64_t at = first * p.k + c;
       float4 v = make_float4(0, 0, 0, 0);
       if (addend != nullptr) v = __ldg(reinterpret_cast<const float4*>(addend + at));
@@ -150,23 +150,30 @@ __device__ __forceinline__ void store_words(uint32_t to, uint32_t first, uint32_
   asm volatile("st.shared.v2.b32 [%0], {%1, %2};" ::"r"(to), "r"(first), "r"(second));
 }
 
-/// W, split, zeros from row n on. Eight rows' lanes of 8 bytes fill a core. All threads take part.
+/// W, split, zeros from row n on. Eight rows' lanes of 8 bytes fill a core. All threads but those that bring rows take part.
 template <class V>
 __device__ __forceinline__ void hold_weight(const RowGradients& p, const float* w,
                                             uint32_t memory) {
-  constexpr int kCores = V::kK / 8, kEach = V::kN / 8 * kCores / (kThreads / kWarp);
-  static_assert(kEach * (kThreads / kWarp) == V::kN / 8 * kCores);
+  constexpr int kCores = V::kK / 8, kAll = V::kN / 8 * kCores,
+                kWarps = (kRoles - 1) * kWarpgroup / kWarp, kTogether = 18;
   const int q = lane_id() % 4, r = lane_id() / 4;
-#pragma unroll 13
-  for (int i = 0; i < kEach; ++i) {
-    const int core = i * (kThreads / kWarp) + warp_id();
-    const int row = core / kCores * 8 + r, column = core % kCores * 8 + 2 * q;
-    float2 v = __ldg(reinterpret_cast<const float2*>(w + min(row, p.n - 1) * V::kK + column));
-    if (row >= p.n) v = make_float2(0, 0);
-    const PackedPair<true> pair(v.x, v.y);
-    const uint32_t to = memory + core * kCoreBytes + 16 * r + 4 * q;
-    store_word(to, pair.hi);
-    store_word(to + V::At::kWPlane, pair.lo);
+#pragma unroll 1
+  for (int first = warp_id(); first < kAll; first += kTogether * kWarps) {
+    float2 v[kTogether];
+#pragma unroll
+    for (int i = 0; i < kTogether; ++i) {
+      const int core = min(first + i * kWarps, kAll - 1), row = core / kCores * 8 + r;
+      v[i] = __ldg(reinterpret_cast<const float2*>(w + min(row, p.n - 1) * V::kK +
+                                                   core % kCores * 8 + 2 * q));
+    }
+#pragma unroll
+    for (int i = 0; i < kTogether; ++i) {
+      const int core = first + i * kWarps;
+      if (core / kCores * 8 + r >= p.n) v[i] = make_float2(0, 0);
+      const PackedPair<true> pair(v[i].x, v[i].y);
+      const uint32_t to = memory + core * kCoreBytes + 16 * r + 4 * q;
+      if (core < kAll) store_word(to, pair.hi), store_word(to + V::At::kWPlane, pair.lo);
+    }
   }
 }
 
@@ -216,6 +223,16 @@ struct Bringing {
     if (row >= p.rows) return make_float4(0, 0, 0, 0);
     return __ldg(reinterpret_cast<const float4*>(x_all + static_cast<int64_t>(row) * V::kK +
                                                  lane_id() % kLanes * 4));
+  }
+
+  /// Asks for the tile that begins at row `first` into the L2 cache. One thread.
+  __device__ __forceinline__ void expect(int first) const {
+    const int rows = min(kRows, static_cast<int>(p.rows) - first);
+    prefetch(dy_all + static_cast<int64_t>(first) * p.n, rows * p.n);
+    prefetch(x_all + static_cast<int64_t>(first) * V::kK, rows * V::kK);
+  }
+  __device__ __forceinline__ static void prefetch(const float* from, int floats) {
+    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(floats / 4 * 16));
   }
 
   __device__ __forceinline__ void start(int first) {
