@@ -1,10 +1,10 @@
 // Both gradients of linear in one pass over dy, see RowGradients: dx = dy W, and parts of dW = dy^T x; with a norm before the layer
 // its gradients too.
 //
-//   A block holds W and walks tiles of 32 rows. One group of warps brings them: its loads of the next tile are under way while it
-//   splits this one's numbers into two bf16 and stores them as operands, which serve both products. Two groups multiply: the first
-//   has dx (transposed, so that a thread keeps its columns) and some of dW's units of 64 x 64, the second the others, in registers
-//   for the whole walk. Two tiles are in shared memory; groups wait for one another at barriers in memory, tile by tile.
+//   A block holds W and walks tiles of 32 rows, all threads alike: products of a tile run by themselves (wgmma) while the threads
+//   split the next tile's numbers into two bf16 and store them as operands, which serve both results, and ask for the tile
+//   after it. The first group of warps has dx, transposed, so that a thread keeps its columns; the others hold dW's units of 64 x 64
+//   in registers for the whole walk. One barrier a tile.
 //   launch    grid x: runs, y: members
 //   traffic   dy and x once, dx once, with a norm x twice; W and a part of dW once per run
 //   numerics  dx: one fp32 sum in the order of dy's columns. A part of dW: one fp32 sum in the order of its rows. The norm's sums
@@ -17,10 +17,9 @@ namespace {
 
 using namespace gradients;
 
-/// What all roles of a block know.
-struct Block {
-  uint32_t memory;
-  Rest& rest;
+/// A block's walk.
+struct Walk {
+  const uint32_t* used;
   int tiles;
   bool skips;
 
@@ -28,15 +27,8 @@ struct Block {
     return static_cast<int>(blockIdx.x + tile * gridDim.x) * kRows;
   }
   __device__ __forceinline__ int next(int tile) const {
-    return skips ? next_used(rest.used, tile, tiles) : tile + 1;
+    return skips ? next_used(used, tile, tiles) : tile + 1;
   }
-};
-
-/// A tile's place in the walk: stages take turns, their barriers' phases alternate.
-struct Turn {
-  int count = 0;
-  __device__ __forceinline__ int stage() const { return count % kStages; }
-  __device__ __forceinline__ int parity() const { return count / kStages % 2; }
 };
 
 /// dW's units `kBegin` .. of a tile: 64 columns of dy, 64 of x each.
@@ -160,23 +152,82 @@ __device__ __forceinline__ void leave_units(const float (&dw)[kUnits][32], int n
   }
 }
 
-/// A group of warps that has units of dW only.
-template <class V, int kBegin, int kUnits>
-__device__ __forceinline__ void reduce_tiles(const Block& b, int n, float* part) {
-  float dw[kUnits][32] = {};
-  Turn turn;
-  for (int tile = b.next(-1); tile < b.tiles; tile = b.next(tile), ++turn.count) {
-    const int stage = turn.stage();
-    b.rest.full[stage].wait(turn.parity());
-    hold(dw);
+/// What a block walks over, of its member.
+struct Matrices {
+  const float *dy, *x, *norm, *addend;
+  float *dx, *part;
+};
+
+/// The walk of group kRole. All groups meet at the same barriers.
+template <class V, bool kNorm, int kRole>
+__device__ __forceinline__ void run(const RowGradients& p, const Matrices& of, const Walk& w,
+                                    uint32_t memory, Rest& rest) {
+  using At = typename V::At;
+  constexpr int kK = V::kK, kM = V::kM, kUnits = V::kUnits[kRole], kBegin = V::kBegins[kRole];
+  constexpr bool kFirst = kRole == 0;
+  float4 scale = make_float4(0, 0, 0, 0);
+  if constexpr (kNorm)
+    scale = __ldg(reinterpret_cast<const float4*>(of.norm + Share<V, kNorm>::x_column()));
+  Share<V, kNorm> share;
+  int tile = w.next(-1);
+  if (tile < w.tiles) share.load(p, of.dy, of.x, w.first_row(tile));
+  if (w.skips) fill_unused(p, w.used, w.tiles, of.addend, of.dx);
+  hold_weight<V>(p, p.weight + blockIdx.y * p.weight_member, memory);
+  auto bring = [&](int stage, int then) {
+    share.store(memory + At::dy(stage), memory + At::x(stage), scale, p.eps,
+                rest.inverse_rms[stage]);
+    fence_for_products();  // before the loads: it would wait for them
+    if (then < w.tiles) share.load(p, of.dy, of.x, w.first_row(then));
+  };
+  if (tile < w.tiles) bring(0, w.next(tile));
+  sync_threads(2, kThreads);
+
+  float dw[kUnits > 0 ? kUnits : 1][32] = {};
+  float weight[2] = {}, dnorm[2] = {};
+  if constexpr (kFirst && kNorm)
+    weight[0] = __ldg(of.norm + column_of(0)), weight[1] = __ldg(of.norm + column_of(2));
+  for (int stage = 0; tile < w.tiles; stage ^= 1) {
+    const int next = w.next(tile);
+    const uint32_t dy = memory + At::dy(stage), x = memory + At::x(stage);
+    const int first = w.first_row(tile) + row_of(0), left = static_cast<int>(p.rows) - first;
+    const int64_t place = static_cast<int64_t>(first) * kK + column_of(0);
+    float out[kM][16] = {};
+    hold(out), hold(dw);
     begin_products();
-    multiply_units<V, kBegin>(dw, b.memory + V::At::dy(stage), b.memory + V::At::x(stage));
+    if constexpr (kFirst) multiply_rows<V>(out, memory, dy);
+    if constexpr (kUnits > 0) multiply_units<V, kBegin>(dw, dy, x);
     commit_products();
+    NormRows around;
+    if constexpr (kFirst && kNorm)
+      around.start(of.x + place, of.addend == nullptr ? nullptr : of.addend + place, left);
+    if (next < w.tiles) bring(stage ^ 1, w.next(next));
     wait_products<0>();
-    hold(dw);
-    if (lane_id() == 0) b.rest.empty[stage].arrive();
+    hold(out), hold(dw);
+    if constexpr (kFirst) {
+      if constexpr (kNorm)
+        around.finish(weight, rest.inverse_rms[stage], rest.dots[stage], out[0], dnorm);
+#pragma unroll
+      for (int m = 0; m < kM; ++m) {
+#pragma unroll
+        for (int i = 0; i < 16; ++i) {
+          if (i / 4 * 8 + i % 2 < left)
+            of.dx[place + (i / 4 * 8 + i % 2) * kK + i / 2 % 2 * 8 + m * kWide] = out[m][i];
+        }
+      }
+    }
+    sync_threads(2, kThreads);
+    tile = next;
   }
-  leave_units<V, kBegin>(dw, n, part);
+  if constexpr (kUnits > 0) leave_units<V, kBegin>(dw, p.n, of.part);
+  if constexpr (kFirst && kNorm) {
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      float sum = dnorm[h];
+      sum += __shfl_xor_sync(0xFFFFFFFFu, sum, 1);
+      sum += __shfl_xor_sync(0xFFFFFFFFu, sum, 2);
+      if (lane_id() % 4 == 0) of.part[p.n * kK + column_of(2 * h)] = sum;
+    }
+  }
 }
 
 template <class V, bool kNorm>
@@ -184,108 +235,28 @@ __global__ void __launch_bounds__(kThreads, 1)
     row_gradients(const __grid_constant__ RowGradients p, const int all_tiles) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   extern __shared__ uint4 shared[];
-  using At = typename V::At;
-  constexpr int kK = V::kK, kM = V::kM, kUnits0 = V::kUnits[0], kUnits1 = V::kUnits[1];
-  Rest& rest = *reinterpret_cast<Rest*>(reinterpret_cast<char*>(shared) + At::kRest);
-  const float *const dy = p.dy + blockIdx.y * p.dy_member, *const x = p.x + blockIdx.y * p.x_member;
-  float* const dx = p.dx + blockIdx.y * p.dx_member;
-  float* const part = p.parts + blockIdx.y * p.parts_member + blockIdx.x * p.part_stride;
-  const float* const norm = kNorm ? p.norm + blockIdx.y * p.norm_member : nullptr;
-  const float* const addend =
-      kNorm && p.addend != nullptr ? p.addend + blockIdx.y * p.addend_member : nullptr;
+  Rest& rest = *reinterpret_cast<Rest*>(reinterpret_cast<char*>(shared) + V::At::kRest);
+  const auto member = blockIdx.y;
+  const Matrices of{p.dy + member * p.dy_member,
+                    p.x + member * p.x_member,
+                    kNorm ? p.norm + member * p.norm_member : nullptr,
+                    kNorm && p.addend != nullptr ? p.addend + member * p.addend_member : nullptr,
+                    p.dx + member * p.dx_member,
+                    p.parts + member * p.parts_member + blockIdx.x * p.part_stride};
   const auto blocks = static_cast<int>(gridDim.x);
   const int tiles = (all_tiles - static_cast<int>(blockIdx.x) + blocks - 1) / blocks;
-  const Block b{shared_address(shared), rest, tiles, p.targets != nullptr && tiles <= kMostTiles};
-  const int role = __shfl_sync(0xFFFFFFFFu, warp_id() / 4, 0);  // known to be the warp's
-
-  if (threadIdx.x == 0) {
-#pragma unroll
-    for (int s = 0; s < kStages; ++s) rest.full[s].init(4), rest.empty[s].init(12);
-  }
-  if (b.skips) {
-    find_used(p, tiles, rest.used);
-  }
-  __syncthreads();
-
-  if (role == 3) {
-    Bringing<V, kNorm> rows{p, dy, x};
-    int tile = b.next(-1);
-    auto after = [&](int at) { return at < tiles ? b.next(at) : tiles; };
-    auto expect = [&](int at) {
-      if (at < tiles && threadIdx.x % kWarpgroup == 0) rows.expect(b.first_row(at));
-    };
-    if constexpr (kNorm)
-      rows.weight = __ldg(reinterpret_cast<const float4*>(norm + lane_id() % (kK / 4) * 4));
-    if (tile < tiles) rows.start(b.first_row(tile));
-    expect(after(tile));
-    for (Turn turn; tile < tiles; ++turn.count) {
-      const int next = b.next(tile), first = b.first_row(tile), stage = turn.stage();
-      expect(after(next));
-      rest.empty[stage].wait(turn.parity() ^ 1);
-      rows.bring(first, next < tiles ? b.first_row(next) : first, b.memory + At::dy(stage),
-                 b.memory + At::x(stage), rest.inverse_rms[turn.count % kInverses]);
-      fence_for_products();
-      __syncwarp();
-      if (lane_id() == 0) rest.full[stage].arrive();
-      tile = next;
-    }
-    return;
-  }
-  if (b.skips) fill_unused(p, rest.used, tiles, addend, dx);
-  hold_weight<V>(p, p.weight + blockIdx.y * p.weight_member, b.memory);
-  fence_for_products();
-  sync_threads(2, kThreads - kWarpgroup);
-  if (role == 2) {
-    reduce_tiles<V, kUnits0 + kUnits1, V::kUnits[2]>(b, p.n, part);
-  } else if (role == 1) {
-    reduce_tiles<V, kUnits0, kUnits1>(b, p.n, part);
-  } else {
-    constexpr int kHeld = kUnits0 > 0 ? kUnits0 : 1;
-    float dw[kHeld][32] = {};
-    float weight[2] = {}, dnorm[2] = {};
-    if constexpr (kNorm)
-      weight[0] = __ldg(norm + column_of(0)), weight[1] = __ldg(norm + column_of(2));
-    Turn turn;
-    for (int tile = b.next(-1); tile < tiles; tile = b.next(tile), ++turn.count) {
-      const int first = b.first_row(tile) + row_of(0), stage = turn.stage(),
-                left = static_cast<int>(p.rows) - first;
-      const int64_t place = static_cast<int64_t>(first) * kK + column_of(0);
-      float out[kM][16] = {};
-      NormRows around;
-      if constexpr (kNorm)
-        around.start(x + place, addend == nullptr ? nullptr : addend + place, left);
-      rest.full[stage].wait(turn.parity());
-      hold(out), hold(dw);
-      begin_products();
-      multiply_rows<V>(out, b.memory, b.memory + At::dy(stage));
-      if constexpr (kUnits0 > 0)
-        multiply_units<V, 0>(dw, b.memory + At::dy(stage), b.memory + At::x(stage));
-      commit_products();
-      wait_products<0>();
-      hold(out), hold(dw);
-      if (lane_id() == 0) rest.empty[stage].arrive();
-      if constexpr (kNorm)
-        around.finish(weight, rest.inverse_rms[turn.count % kInverses], rest.dots[stage], out[0],
-                      dnorm);
-#pragma unroll
-      for (int m = 0; m < kM; ++m) {
-#pragma unroll
-        for (int i = 0; i < 16; ++i) {
-          if (i / 4 * 8 + i % 2 < left)
-            dx[place + (i / 4 * 8 + i % 2) * kK + i / 2 % 2 * 8 + m * kWide] = out[m][i];
-        }
-      }
-    }
-    if constexpr (kUnits0 > 0) leave_units<V, 0>(dw, p.n, part);
-    if constexpr (kNorm) {
-#pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        float sum = dnorm[h];
-        sum += __shfl_xor_sync(0xFFFFFFFFu, sum, 1);
-        sum += __shfl_xor_sync(0xFFFFFFFFu, sum, 2);
-        if (lane_id() % 4 == 0) part[p.n * kK + column_of(2 * h)] = sum;
-      }
-    }
+  const Walk w{rest.used, tiles, p.targets != nullptr && tiles <= kMostTiles};
+  if (w.skips) find_used(p, tiles, rest.used);
+  const uint32_t memory = shared_address(shared);
+  switch (__shfl_sync(0xFFFFFFFFu, warp_id() / 4, 0)) {  // known to be the warp's
+    case 0:
+      return run<V, kNorm, 0>(p, of, w, memory, rest);
+    case 1:
+      return run<V, kNorm, 1>(p, of, w, memory, rest);
+    case 2:
+      return run<V, kNorm, 2>(p, of, w, memory, rest);
+    default:
+      return run<V, kNorm, 3>(p, of, w, memory, rest);
   }
 #endif
 }
@@ -314,7 +285,8 @@ bool launch_row_gradients(const RowGradients& p, int members, CUstream_st* strea
   if (!d.possible || (p.norm != nullptr && !takes_norm(p.n, p.k))) return false;
   return with_variant(p.n, p.k, [&]<class V>() {
     if constexpr (V::kK == kWide) {
-      if (p.norm != nullptr) return start<V, true>(p, d, members, stream);
+      if (p.norm != nullptr)
+        return start<typename V::BesideNorm, true>(p, d, members, stream);
     }
     start<V, false>(p, d, members, stream);
   });

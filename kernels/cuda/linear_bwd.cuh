@@ -14,10 +14,8 @@ namespace statelab::cuda::gradients {
 
 constexpr int kRows = 32, kGroups = kRows / 8;  // of a tile; its groups of eight rows
 constexpr int kWide = 64;                       // columns of dW's units, both ways
-constexpr int kRoles = 4, kThreads = kRoles * kWarpgroup;
+constexpr int kRoles = 4, kThreads = kRoles * kWarpgroup, kWarps = kThreads / kWarp;
 constexpr int kStages = 2;
-constexpr int kInverses =
-    4;  // rows' scales of so many tiles: they are read after a tile's stage was given back
 constexpr int kMostTiles = 2048;  // that a block passes over where nobody uses them
 
 __host__ __device__ constexpr int up(int a, int b) { return (a + b - 1) / b; }
@@ -43,27 +41,29 @@ struct Layout {
 
 /// What lies behind the operands.
 struct Rest {
-  PhaseBarrier full[kStages], empty[kStages];
-  float inverse_rms[kInverses][kRows];  // of x's rows
-  float dots[kStages][4][kRows];        // shares of the warps of a group
+  float inverse_rms[kStages][kRows];  // of x's rows
+  float dots[kStages][4][kRows];      // shares of the warps of a group
   uint32_t used[kMostTiles / 32];
 };
 
-/// The kernels: columns of dy up to kN, of x exactly kK; units of dW that the groups of warps hold, the first beside dx.
-template <int kColumnsN, int kColumnsK, int kUnits0, int kUnits1, int kUnits2>
+/// The kernels: columns of dy up to kN, of x exactly kK; units of dW that the groups of warps after the first hold.
+template <int kColumnsN, int kColumnsK, int kUnits0, int kUnits1, int kUnits2, int kUnits3>
 struct Variant {
   static constexpr int kN = kColumnsN, kK = kColumnsK, kM = kK / kWide;
-  static constexpr int kUnits[] = {kUnits0, kUnits1, kUnits2};
+  static constexpr int kUnits[] = {kUnits0, kUnits1, kUnits2, kUnits3},
+                       kBegins[] = {0, kUnits0, kUnits0 + kUnits1, kUnits0 + kUnits1 + kUnits2};
   using At = Layout<kN, kK>;
+  /// The first group has enough with the norm.
+  using BesideNorm = Variant<kN, kK, 0, kUnits0 + kUnits1, kUnits2, kUnits3>;
   static constexpr int kBytes = At::kRest + static_cast<int>(sizeof(Rest));
-  static_assert((kUnits0 + kUnits1 + kUnits2) * kWide >= kN * kM);
-  static_assert((kUnits0 + kUnits1 + kUnits2) / kM * 8 * At::kDyStride - At::kDyPlane <=
-                2 * kStages * At::kXPlane);
+  static constexpr int kAll = kUnits0 + kUnits1 + kUnits2 + kUnits3;
+  static_assert(kAll * kWide >= kN * kM && kN % (8 * kRoles) == 0);
+  static_assert(kAll / kM * 8 * At::kDyStride - At::kDyPlane <= 2 * kStages * At::kXPlane);
 };
-using WideVariant = Variant<416, kWide, 1, 3, 3>;
-using NarrowVariant = Variant<128, kWide, 0, 1, 1>;
-using BackVariant = Variant<64, 2 * kWide, 0, 1, 1>;  // of layers that narrow
-using SquareVariant = Variant<128, 2 * kWide, 0, 2, 2>;
+using WideVariant = Variant<416, kWide, 1, 2, 2, 2>;
+using NarrowVariant = Variant<128, kWide, 0, 1, 1, 0>;
+using BackVariant = Variant<64, 2 * kWide, 0, 1, 1, 0>;  // of layers that narrow
+using SquareVariant = Variant<128, 2 * kWide, 0, 2, 1, 1>;
 
 /// Calls f.operator()<Variant>() with the one for the shape, false where there is none.
 template <class F>
@@ -127,14 +127,14 @@ __device__ __forceinline__ int next_used(const uint32_t* used, int tile, int til
   return tiles;
 }
 
-/// dx where dy is zero, in the rows of the tiles that are not visited: the addend, or zeros. All threads but those that bring rows take part.
+/// dx where dy is zero, in the rows of the tiles that are not visited: the addend, or zeros. All threads take part.
 __device__ __forceinline__ void fill_unused(const RowGradients& p, const uint32_t* used, int tiles,
                                             const float* addend, float* dx) {
   for (int i = 0; i < tiles; ++i) {
     if ((used[i / 32] >> i % 32 & 1) != 0) continue;
     const int64_t first = static_cast<int64_t>(blockIdx.x + i * gridDim.x) * kRows;
     const int floats = static_cast<int>(min(int64_t{kRows}, p.rows - first)) * p.k;
-    for (int c = 4 * static_cast<int>(threadIdx.x); c < floats; c += 4 * (kThreads - kWarpgroup)) {
+    for (int c = 4 * static_cast<int>(threadIdx.x); c < floats; c += 4 * kThreads) {
       const int64_t at = first * p.k + c;
       float4 v = make_float4(0, 0, 0, 0);
       if (addend != nullptr) v = __ldg(reinterpret_cast<const float4*>(addend + at));
@@ -150,21 +150,21 @@ __device__ __forceinline__ void store_words(uint32_t to, uint32_t first, uint32_
   asm volatile("st.shared.v2.b32 [%0], {%1, %2};" ::"r"(to), "r"(first), "r"(second));
 }
 
-/// W, split, zeros from row n on. Eight rows' lanes of 8 bytes fill a core. All threads but those that bring rows take part.
+/// W, split, zeros from row n on. Eight rows' lanes of 8 bytes fill a core. All threads take part.
 template <class V>
 __device__ __forceinline__ void hold_weight(const RowGradients& p, const float* w,
                                             uint32_t memory) {
-  constexpr int kCores = V::kK / 8, kAll = V::kN / 8 * kCores,
-                kWarps = (kRoles - 1) * kWarpgroup / kWarp, kTogether = 18;
+  constexpr int kCores = V::kK / 8, kEach = V::kN / 8 * kCores / kWarps,
+                kTogether = kEach % 13 == 0 ? 13 : kEach;
+  static_assert(kEach * kWarps == V::kN / 8 * kCores && kEach % kTogether == 0);
   const int q = lane_id() % 4, r = lane_id() / 4;
 #pragma unroll 1
-  for (int first = warp_id(); first < kAll; first += kTogether * kWarps) {
+  for (int first = warp_id(); first < kEach * kWarps; first += kTogether * kWarps) {
     float2 v[kTogether];
 #pragma unroll
     for (int i = 0; i < kTogether; ++i) {
-      const int core = min(first + i * kWarps, kAll - 1), row = core / kCores * 8 + r;
-      v[i] = __ldg(reinterpret_cast<const float2*>(w + min(row, p.n - 1) * V::kK +
-                                                   core % kCores * 8 + 2 * q));
+      const int core = first + i * kWarps, row = min(core / kCores * 8 + r, p.n - 1);
+      v[i] = __ldg(reinterpret_cast<const float2*>(w + row * V::kK + core % kCores * 8 + 2 * q));
     }
 #pragma unroll
     for (int i = 0; i < kTogether; ++i) {
@@ -172,7 +172,7 @@ __device__ __forceinline__ void hold_weight(const RowGradients& p, const float* 
       if (core / kCores * 8 + r >= p.n) v[i] = make_float2(0, 0);
       const PackedPair<true> pair(v[i].x, v[i].y);
       const uint32_t to = memory + core * kCoreBytes + 16 * r + 4 * q;
-      if (core < kAll) store_word(to, pair.hi), store_word(to + V::At::kWPlane, pair.lo);
+      store_word(to, pair.hi), store_word(to + V::At::kWPlane, pair.lo);
     }
   }
 }
@@ -184,82 +184,67 @@ __device__ __forceinline__ void each(F&& f) {
   (std::make_integer_sequence<int, kCount>());
 }
 
-/// A tile's rows on their way from memory to operands: numbers are asked for half a tile of dy, and a whole one of x, before their
-/// turn. Warp w of the group has rows 8 w .. 8 w + 7, of dy to four lanes each, of x to kLanes.
+/// A thread's share of a tile on its way from memory to operands. A warp has eight rows and a quarter of dy's columns, four lanes
+/// a row; of x kLanes neighbouring lanes have a row.
 template <class V, bool kNorm>
-struct Bringing {
-  static constexpr int kChunks = V::kN / 8, kAhead = kChunks / 2, kTogether = 2;
-  static constexpr int kLanes = V::kK / 4, kXLoads = kGroups * kLanes / 16;
-  static_assert(kAhead % kTogether == 0);
+struct Share {
+  static constexpr int kChunks = V::kN / 8 / kRoles;  // of eight columns
+  static constexpr int kLanes = V::kK / 4, kXLoads = kRows * kLanes / kThreads,
+                       kXRows = kRows / kXLoads;
   using At = typename V::At;
-  const RowGradients& p;
-  const float *dy_all, *x_all;
-  float2 dy[kAhead];
+  float2 dy[kChunks];
   float4 x[kXLoads];
-  float4 weight;  // kNorm
 
-  /// The row of x of load i, within the tile.
   __device__ __forceinline__ static int x_row(int i) {
-    return warp_id() % 4 * 8 + i * (kWarp / kLanes) + lane_id() / kLanes;
+    return i * kXRows + static_cast<int>(threadIdx.x) / kLanes;
   }
-  /// Where the lane's pairs of dy begin; the last row is repeated.
-  __device__ __forceinline__ const float* dy_row(int first) const {
-    const int row = min(first + warp_id() % 4 * 8 + lane_id() / 4, static_cast<int>(p.rows) - 1);
-    return dy_all + static_cast<int64_t>(row) * p.n + lane_id() % 4 * 2;
+  __device__ __forceinline__ static int x_column() {
+    return static_cast<int>(threadIdx.x) % kLanes * 4;
   }
-  /// The lane's pair of a chunk of eight columns, zeros from column n on. Addresses are not kept: they would fill the registers.
-  template <int kChunk>
-  __device__ __forceinline__ float2 dy_load(const float* row) const {
-    float2 v;
-    asm volatile(
-        "{\n.reg .pred in;\nsetp.gt.s32 in, %3, %4;\nmov.f32 %0, 0f00000000;\n"
-        "mov.f32 %1, 0f00000000;\n@in ld.global.nc.v2.f32 {%0, %1}, [%2 + %5];\n}\n"
-        : "=&f"(v.x), "=&f"(v.y)
-        : "l"(row), "r"(p.n - lane_id() % 4 * 2), "n"(8 * kChunk), "n"(32 * kChunk));
-    return v;
-  }
-  __device__ __forceinline__ float4 x_load(int first, int i) const {
-    const int row = first + x_row(i);
-    if (row >= p.rows) return make_float4(0, 0, 0, 0);
-    return __ldg(reinterpret_cast<const float4*>(x_all + static_cast<int64_t>(row) * V::kK +
-                                                 lane_id() % kLanes * 4));
+  __device__ __forceinline__ static int dy_column() {
+    return warp_id() / 4 * (8 * kChunks) + lane_id() % 4 * 2;
   }
 
-  /// Asks for the tile that begins at row `first` into the L2 cache. One thread.
-  __device__ __forceinline__ void expect(int first) const {
-    const int rows = min(kRows, static_cast<int>(p.rows) - first);
-    prefetch(dy_all + static_cast<int64_t>(first) * p.n, rows * p.n);
-    prefetch(x_all + static_cast<int64_t>(first) * V::kK, rows * V::kK);
-  }
-  __device__ __forceinline__ static void prefetch(const float* from, int floats) {
-    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(floats / 4 * 16));
-  }
-
-  __device__ __forceinline__ void start(int first) {
+  /// Asks for the tile that begins at row `first`: zeros for x behind the last row, and for dy behind the last column.
+  __device__ __forceinline__ void load(const RowGradients& p, const float* dy_all,
+                                       const float* x_all, int first) {
+    const int last = static_cast<int>(p.rows) - 1;
 #pragma unroll
-    for (int i = 0; i < kXLoads; ++i) x[i] = x_load(first, i);
-    const float* const row = dy_row(first);
-    each<kAhead>([&]<int c>() { dy[c] = dy_load<c>(row); });
+    for (int i = 0; i < kXLoads; ++i) {
+      const int row = first + x_row(i);
+      x[i] = row > last ? make_float4(0, 0, 0, 0)
+                        : __ldg(reinterpret_cast<const float4*>(
+                              x_all + static_cast<int64_t>(row) * V::kK + x_column()));
+    }
+    const int row = min(first + warp_id() % 4 * 8 + lane_id() / 4, last);
+    const float* const from = dy_all + static_cast<int64_t>(row) * p.n + dy_column();
+    const int left = p.n - dy_column();
+    each<kChunks>([&]<int c>() {
+      asm volatile(
+          "{\n.reg .pred in;\nsetp.gt.s32 in, %3, %4;\nmov.f32 %0, 0f00000000;\n"
+          "mov.f32 %1, 0f00000000;\n@in ld.global.nc.v2.f32 {%0, %1}, [%2 + %5];\n}\n"
+          : "=&f"(dy[c].x), "=&f"(dy[c].y)
+          : "l"(from), "r"(left), "n"(8 * c), "n"(32 * c));
+    });
   }
 
-  /// Stores the operands of the tile that begins at row `first`; the loads of the one at row `next` are under way then.
-  __device__ __forceinline__ void bring(int first, int next, uint32_t dy_to, uint32_t x_to,
-                                        float* inverse_rms) {
+  /// Stores the operands; `scale` is the norm's weight at the thread's columns of x.
+  __device__ __forceinline__ void store(uint32_t dy_to, uint32_t x_to, const float4& scale,
+                                        float eps, float* inverse_rms) const {
 #pragma unroll
     for (int i = 0; i < kXLoads; ++i) {
       float4 v = x[i];
-      x[i] = x_load(next, i);
-      const int row = x_row(i), column = lane_id() % kLanes * 4;
+      const int row = x_row(i), column = x_column();
       if constexpr (kNorm) {
         // As rms_norm has it.
         float sum = 0;
         sum += v.x * v.x, sum += v.y * v.y, sum += v.z * v.z, sum += v.w * v.w;
 #pragma unroll
         for (int d = kLanes / 2; d >= 1; d /= 2) sum += __shfl_xor_sync(0xFFFFFFFFu, sum, d);
-        const float inv = 1.0f / sqrtf(sum / static_cast<float>(V::kK) + p.eps);
-        if (lane_id() % kLanes == 0) inverse_rms[row] = inv;
-        v.x = v.x * inv * weight.x, v.y = v.y * inv * weight.y;
-        v.z = v.z * inv * weight.z, v.w = v.w * inv * weight.w;
+        const float inv = 1.0f / sqrtf(sum / static_cast<float>(V::kK) + eps);
+        if (column == 0) inverse_rms[row] = inv;
+        v.x = v.x * inv * scale.x, v.y = v.y * inv * scale.y;
+        v.z = v.z * inv * scale.z, v.w = v.w * inv * scale.w;
       }
       const PackedPair<true> low(v.x, v.y), high(v.z, v.w);
       const uint32_t to =
@@ -267,27 +252,14 @@ struct Bringing {
       store_words(to, low.hi, high.hi);
       store_words(to + At::kXPlane, low.lo, high.lo);
     }
-    const float *const row = dy_row(first), *const next_row = dy_row(next);
-    const uint32_t to = dy_to + warp_id() % 4 * kCoreBytes + lane_id() / 4 * 16 + lane_id() % 4 * 4;
-    each<kChunks / kTogether>([&]<int group>() {
-      constexpr int c = group * kTogether;
-      float2 v[kTogether];
-      each<kTogether>([&]<int e>() {
-        constexpr int at = (c + e) % kAhead, then = c + e + kAhead;
-        v[e] = dy[at];
-        if constexpr (then < kChunks) {
-          dy[at] = dy_load<then>(row);
-        } else {
-          dy[at] = dy_load<then - kChunks>(next_row);
-        }
-      });
+    const uint32_t to = dy_to + warp_id() / 4 * (kChunks * At::kDyStride) +
+                        warp_id() % 4 * kCoreBytes + lane_id() / 4 * 16 + lane_id() % 4 * 4;
 #pragma unroll
-      for (int e = 0; e < kTogether; ++e) {
-        const PackedPair<true> pair(v[e].x, v[e].y);
-        store_word(to + (c + e) * At::kDyStride, pair.hi);
-        store_word(to + (c + e) * At::kDyStride + At::kDyPlane, pair.lo);
-      }
-    });
+    for (int c = 0; c < kChunks; ++c) {
+      const PackedPair<true> pair(dy[c].x, dy[c].y);
+      store_word(to + c * At::kDyStride, pair.hi);
+      store_word(to + c * At::kDyStride + At::kDyPlane, pair.lo);
+    }
   }
 };
 
