@@ -35,19 +35,19 @@ struct Walk {
 template <class V, int kBegin, int kUnits>
 __device__ __forceinline__ void multiply_units(float (&dw)[kUnits][32], uint32_t dy, uint32_t x) {
   using At = typename V::At;
-  const cuda::Operand<kCoreBytes, At::kDyStride> of_dy(dy);
-  const cuda::Operand<kCoreBytes, At::kXStride> of_x(x);
+  const Operand<Pattern::kRows128, 0, 1024> full(dy);
+  const Operand<Pattern::kRows64, At::kBlock / 2, 512> half(dy);
+  const Operand<Pattern::kCores, kCoreBytes, At::kXStride> of_x(x);
 #pragma unroll
   for (int s = 0; s < kRows / 16; ++s) {
 #pragma unroll
     for (int term = 0; term < 3; ++term) {
 #pragma unroll
       for (int u = 0; u < kUnits; ++u) {
-        const int n_tile = (kBegin + u) / V::kM, k_tile = (kBegin + u) % V::kM;
+        const int block = (kBegin + u) / V::kM, k_tile = (kBegin + u) % V::kM,
+                  from = block * At::kBlock + (term == 0 ? At::kDyPlane : 0);
         multiply_async<true, true>(
-            dw[u],
-            of_dy.at(n_tile * 8 * At::kDyStride + s * 2 * kCoreBytes +
-                     (term == 0 ? At::kDyPlane : 0)),
+            dw[u], block < At::kFull ? full.at(from + s * 2 * 1024) : half.at(from + s * 2 * 512),
             of_x.at(k_tile * 8 * At::kXStride + s * 2 * kCoreBytes + (term == 1 ? At::kXPlane : 0)),
             true);
       }
@@ -59,18 +59,21 @@ __device__ __forceinline__ void multiply_units(float (&dw)[kUnits][32], uint32_t
 template <class V>
 __device__ __forceinline__ void multiply_rows(float (&dx)[V::kM][16], uint32_t w, uint32_t dy) {
   using At = typename V::At;
-  const cuda::Operand<At::kWStride, kCoreBytes> of_w(w);
-  const cuda::Operand<At::kDyStride, kCoreBytes> of_dy(dy);
+  const Operand<Pattern::kCores, At::kWStride, kCoreBytes> of_w(w);
+  const Operand<Pattern::kRows128, 0, 1024> full(dy);
+  const Operand<Pattern::kRows64, 0, 512> half(dy);
 #pragma unroll
   for (int s = 0; s < V::kN / 16; ++s) {
 #pragma unroll
     for (int term = 0; term < 3; ++term) {
 #pragma unroll
-      for (int m = 0; m < V::kM; ++m)
+      for (int m = 0; m < V::kM; ++m) {
+        const int from = s / 4 * At::kBlock + s % 4 * 32 + (term == 1 ? At::kDyPlane : 0);
         multiply_async<true, false>(
             dx[m],
             of_w.at(s * 2 * At::kWStride + m * 8 * kCoreBytes + (term == 0 ? At::kWPlane : 0)),
-            of_dy.at(s * 2 * At::kDyStride + (term == 1 ? At::kDyPlane : 0)), s > 0 || term > 0);
+            s / 4 < At::kFull ? full.at(from) : half.at(from), s > 0 || term > 0);
+      }
     }
   }
 }
@@ -158,30 +161,35 @@ struct Matrices {
   float *dx, *part;
 };
 
-/// The walk of group kRole. All groups meet at the same barriers.
+/// Brings tiles of a walk: the operands of one into a stage, the numbers of the next into registers.
+template <class V, bool kNorm>
+struct Rows {
+  const RowGradients& p;
+  const Matrices& of;
+  const Walk& w;
+  uint32_t memory;
+  Rest& rest;
+  Share<V, kNorm> share;
+  float4 scale = make_float4(0, 0, 0, 0);  // kNorm: its weight at the thread's columns of x
+
+  __device__ __forceinline__ void load(int tile) {
+    if (tile < w.tiles) share.load(p, of.dy, of.x, w.first_row(tile));
+  }
+  __device__ __forceinline__ void bring(int stage, int then) {
+    share.store(memory + V::At::dy(stage), memory + V::At::x(stage), scale, p.eps,
+                rest.inverse_rms[stage]);
+    fence_for_products();  // before the loads: it would wait for them
+    load(then);
+  }
+};
+
+/// The walk of group kRole from `tile` on, whose operands are in stage 0. All groups meet at the same barriers.
 template <class V, bool kNorm, int kRole>
 __device__ __forceinline__ void run(const RowGradients& p, const Matrices& of, const Walk& w,
-                                    uint32_t memory, Rest& rest) {
+                                    uint32_t memory, Rest& rest, Rows<V, kNorm>& rows, int tile) {
   using At = typename V::At;
   constexpr int kK = V::kK, kM = V::kM, kUnits = V::kUnits[kRole], kBegin = V::kBegins[kRole];
   constexpr bool kFirst = kRole == 0;
-  float4 scale = make_float4(0, 0, 0, 0);
-  if constexpr (kNorm)
-    scale = __ldg(reinterpret_cast<const float4*>(of.norm + Share<V, kNorm>::x_column()));
-  Share<V, kNorm> share;
-  int tile = w.next(-1);
-  if (tile < w.tiles) share.load(p, of.dy, of.x, w.first_row(tile));
-  if (w.skips) fill_unused(p, w.used, w.tiles, of.addend, of.dx);
-  hold_weight<V>(p, p.weight + blockIdx.y * p.weight_member, memory);
-  auto bring = [&](int stage, int then) {
-    share.store(memory + At::dy(stage), memory + At::x(stage), scale, p.eps,
-                rest.inverse_rms[stage]);
-    fence_for_products();  // before the loads: it would wait for them
-    if (then < w.tiles) share.load(p, of.dy, of.x, w.first_row(then));
-  };
-  if (tile < w.tiles) bring(0, w.next(tile));
-  sync_threads(2, kThreads);
-
   float dw[kUnits > 0 ? kUnits : 1][32] = {};
   float weight[2] = {}, dnorm[2] = {};
   if constexpr (kFirst && kNorm)
@@ -200,7 +208,7 @@ __device__ __forceinline__ void run(const RowGradients& p, const Matrices& of, c
     NormRows around;
     if constexpr (kFirst && kNorm)
       around.start(of.x + place, of.addend == nullptr ? nullptr : of.addend + place, left);
-    if (next < w.tiles) bring(stage ^ 1, w.next(next));
+    if (next < w.tiles) rows.bring(stage ^ 1, w.next(next));
     wait_products<0>();
     hold(out), hold(dw);
     if constexpr (kFirst) {
@@ -234,8 +242,8 @@ template <class V, bool kNorm>
 __global__ void __launch_bounds__(kThreads, 1)
     row_gradients(const __grid_constant__ RowGradients p, const int all_tiles) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-  extern __shared__ uint4 shared[];
-  Rest& rest = *reinterpret_cast<Rest*>(reinterpret_cast<char*>(shared) + V::At::kRest);
+  extern __shared__ __align__(1024) unsigned char shared[];
+  Rest& rest = *reinterpret_cast<Rest*>(shared + V::At::kRest);
   const auto member = blockIdx.y;
   const Matrices of{p.dy + member * p.dy_member,
                     p.x + member * p.x_member,
@@ -248,15 +256,25 @@ __global__ void __launch_bounds__(kThreads, 1)
   const Walk w{rest.used, tiles, p.targets != nullptr && tiles <= kMostTiles};
   if (w.skips) find_used(p, tiles, rest.used);
   const uint32_t memory = shared_address(shared);
+  Rows<V, kNorm> rows{p, of, w, memory, rest};
+  if constexpr (kNorm)
+    rows.scale = __ldg(reinterpret_cast<const float4*>(of.norm + Share<V, kNorm>::x_column()));
+  const int tile = w.next(-1);
+  rows.load(tile);
+  if (w.skips) fill_unused(p, w.used, w.tiles, of.addend, of.dx);
+  hold_weight<V>(p, p.weight + member * p.weight_member, memory);
+  if (tile < w.tiles) rows.bring(0, w.next(tile));
+  fence_for_products();
+  __syncthreads();
   switch (__shfl_sync(0xFFFFFFFFu, warp_id() / 4, 0)) {  // known to be the warp's
     case 0:
-      return run<V, kNorm, 0>(p, of, w, memory, rest);
+      return run<V, kNorm, 0>(p, of, w, memory, rest, rows, tile);
     case 1:
-      return run<V, kNorm, 1>(p, of, w, memory, rest);
+      return run<V, kNorm, 1>(p, of, w, memory, rest, rows, tile);
     case 2:
-      return run<V, kNorm, 2>(p, of, w, memory, rest);
+      return run<V, kNorm, 2>(p, of, w, memory, rest, rows, tile);
     default:
-      return run<V, kNorm, 3>(p, of, w, memory, rest);
+      return run<V, kNorm, 3>(p, of, w, memory, rest, rows, tile);
   }
 #endif
 }
@@ -285,8 +303,7 @@ bool launch_row_gradients(const RowGradients& p, int members, CUstream_st* strea
   if (!d.possible || (p.norm != nullptr && !takes_norm(p.n, p.k))) return false;
   return with_variant(p.n, p.k, [&]<class V>() {
     if constexpr (V::kK == kWide) {
-      if (p.norm != nullptr)
-        return start<typename V::BesideNorm, true>(p, d, members, stream);
+      if (p.norm != nullptr) return start<typename V::BesideNorm, true>(p, d, members, stream);
     }
     start<V, false>(p, d, members, stream);
   });

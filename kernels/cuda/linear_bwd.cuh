@@ -21,14 +21,15 @@ constexpr int kMostTiles = 2048;  // that a block passes over where nobody uses 
 __host__ __device__ constexpr int up(int a, int b) { return (a + b - 1) / b; }
 
 /// Bytes of a block's shared memory, from its start: W, then per stage dy and x, hi and lo of each, then the rest; kN columns of dy,
-/// kK of x. Cores of W: along x's columns, then dy's. Of dy and x: along the rows, then the columns; 16 bytes more from one column
-/// of cores to the next of x's.
+/// kK of x. dy lies in blocks of 64 columns, rows of 128 bytes, and a last one of 32. W and x lie in cores: of W along x's
+/// columns, then dy's; of x along the rows, then the columns, 16 bytes more from one column of cores to the next.
 template <int kN, int kK>
 struct Layout {
-  static constexpr int kDyStride = kGroups * kCoreBytes, kXStride = kGroups * kCoreBytes + 16;
-  static constexpr int kWStride = kK / 8 * kCoreBytes;
-  static constexpr int kWPlane = kN / 8 * kWStride, kDyPlane = kN / 8 * kDyStride,
+  static constexpr int kBlock = kRows * 128, kFull = kN / 64, kBlocks = up(kN, 64);
+  static constexpr int kXStride = kGroups * kCoreBytes + 16, kWStride = kK / 8 * kCoreBytes;
+  static constexpr int kWPlane = kN / 8 * kWStride, kDyPlane = kN * kRows * 2,
                        kXPlane = kK / 8 * kXStride;
+  static_assert(kN % 64 == 0 || kN % 64 == 32);
   __host__ __device__ static constexpr int dy(int stage) {
     return 2 * kWPlane + stage * 2 * kDyPlane;
   }
@@ -57,8 +58,7 @@ struct Variant {
   using BesideNorm = Variant<kN, kK, 0, kUnits0 + kUnits1, kUnits2, kUnits3>;
   static constexpr int kBytes = At::kRest + static_cast<int>(sizeof(Rest));
   static constexpr int kAll = kUnits0 + kUnits1 + kUnits2 + kUnits3;
-  static_assert(kAll * kWide >= kN * kM && kN % (8 * kRoles) == 0);
-  static_assert(kAll / kM * 8 * At::kDyStride - At::kDyPlane <= 2 * kStages * At::kXPlane);
+  static_assert(kAll / kM == At::kBlocks);
 };
 using WideVariant = Variant<416, kWide, 1, 2, 2, 2>;
 using NarrowVariant = Variant<128, kWide, 0, 1, 1, 0>;
@@ -184,15 +184,15 @@ __device__ __forceinline__ void each(F&& f) {
   (std::make_integer_sequence<int, kCount>());
 }
 
-/// A thread's share of a tile on its way from memory to operands. A warp has eight rows and a quarter of dy's columns, four lanes
-/// a row; of x kLanes neighbouring lanes have a row.
+/// A thread's share of a tile on its way from memory to operands. A warp has whole rows of dy, 64 columns a load; of x kLanes
+/// neighbouring lanes have a row.
 template <class V, bool kNorm>
 struct Share {
-  static constexpr int kChunks = V::kN / 8 / kRoles;  // of eight columns
+  using At = typename V::At;
+  static constexpr int kDyRows = kRows / kWarps, kBlocks = At::kBlocks;
   static constexpr int kLanes = V::kK / 4, kXLoads = kRows * kLanes / kThreads,
                        kXRows = kRows / kXLoads;
-  using At = typename V::At;
-  float2 dy[kChunks];
+  float2 dy[kDyRows][kBlocks];
   float4 x[kXLoads];
 
   __device__ __forceinline__ static int x_row(int i) {
@@ -201,9 +201,7 @@ struct Share {
   __device__ __forceinline__ static int x_column() {
     return static_cast<int>(threadIdx.x) % kLanes * 4;
   }
-  __device__ __forceinline__ static int dy_column() {
-    return warp_id() / 4 * (8 * kChunks) + lane_id() % 4 * 2;
-  }
+  __device__ __forceinline__ static int dy_row(int r) { return r * kWarps + warp_id(); }
 
   /// Asks for the tile that begins at row `first`: zeros for x behind the last row, and for dy behind the last column.
   __device__ __forceinline__ void load(const RowGradients& p, const float* dy_all,
@@ -216,15 +214,17 @@ struct Share {
                         : __ldg(reinterpret_cast<const float4*>(
                               x_all + static_cast<int64_t>(row) * V::kK + x_column()));
     }
-    const int row = min(first + warp_id() % 4 * 8 + lane_id() / 4, last);
-    const float* const from = dy_all + static_cast<int64_t>(row) * p.n + dy_column();
-    const int left = p.n - dy_column();
-    each<kChunks>([&]<int c>() {
-      asm volatile(
-          "{\n.reg .pred in;\nsetp.gt.s32 in, %3, %4;\nmov.f32 %0, 0f00000000;\n"
-          "mov.f32 %1, 0f00000000;\n@in ld.global.nc.v2.f32 {%0, %1}, [%2 + %5];\n}\n"
-          : "=&f"(dy[c].x), "=&f"(dy[c].y)
-          : "l"(from), "r"(left), "n"(8 * c), "n"(32 * c));
+    const int left = p.n - 2 * lane_id();
+    each<kDyRows>([&]<int r>() {
+      const float* const from =
+          dy_all + static_cast<int64_t>(min(first + dy_row(r), last)) * p.n + 2 * lane_id();
+      each<kBlocks>([&]<int b>() {
+        asm volatile(
+            "{\n.reg .pred in;\nsetp.gt.s32 in, %3, %4;\nmov.f32 %0, 0f00000000;\n"
+            "mov.f32 %1, 0f00000000;\n@in ld.global.nc.v2.f32 {%0, %1}, [%2 + %5];\n}\n"
+            : "=&f"(dy[r][b].x), "=&f"(dy[r][b].y)
+            : "l"(from), "r"(left), "n"(64 * b), "n"(256 * b));
+      });
     });
   }
 
@@ -252,13 +252,25 @@ struct Share {
       store_words(to, low.hi, high.hi);
       store_words(to + At::kXPlane, low.lo, high.lo);
     }
-    const uint32_t to = dy_to + warp_id() / 4 * (kChunks * At::kDyStride) +
-                        warp_id() % 4 * kCoreBytes + lane_id() / 4 * 16 + lane_id() % 4 * 4;
+    const int unit = lane_id() / 4, in_unit = lane_id() % 4 * 4;
 #pragma unroll
-    for (int c = 0; c < kChunks; ++c) {
-      const PackedPair<true> pair(dy[c].x, dy[c].y);
-      store_word(to + c * At::kDyStride, pair.hi);
-      store_word(to + c * At::kDyStride + At::kDyPlane, pair.lo);
+    for (int r = 0; r < kDyRows; ++r) {
+      const int row = dy_row(r);
+      const uint32_t full =
+          dy_to + row * 128 + swizzled_unit<Pattern::kRows128>(row, unit) * 16 + in_unit;
+#pragma unroll
+      for (int b = 0; b < kBlocks; ++b) {
+        const PackedPair<true> pair(dy[r][b].x, dy[r][b].y);
+        if (b < At::kFull) {
+          store_word(full + b * At::kBlock, pair.hi);
+          store_word(full + b * At::kBlock + At::kDyPlane, pair.lo);
+        } else if (unit < 4) {
+          const uint32_t half = dy_to + b * At::kBlock + row * 64 +
+                                swizzled_unit<Pattern::kRows64>(row, unit) * 16 + in_unit;
+          store_word(half, pair.hi);
+          store_word(half + At::kDyPlane, pair.lo);
+        }
+      }
     }
   }
 };

@@ -15,8 +15,13 @@ namespace statelab::cuda {
 
 constexpr int kWarpgroup = 128, kCoreBytes = 128;
 
-/// An operand's cores in shared memory: strides are bytes from core to core along the inner extent and along the other.
-template <int kInnerStride, int kOuterStride>
+/// How an operand lies in shared memory. kCores: cores, strides being bytes from core to core along the inner extent and along the
+/// other. Else units are in rows of 128 or 64 bytes, eight rows a block that begins at a multiple of 1024 or 512 bytes, and a row's
+/// units are exchanged by its number (swizzled_unit), so that neither rows nor columns of units meet in a bank. Stored along k,
+/// `outer` is from block to block of eight rows; stored along m, it is that along k, and `inner` from row to row of blocks along m.
+enum class Pattern : uint32_t { kCores = 0, kRows128 = 1, kRows64 = 2 };
+
+template <Pattern kPattern, int kInnerStride, int kOuterStride>
 struct Operand {
   uint32_t low;  ///< of its descriptor
 
@@ -27,13 +32,22 @@ struct Operand {
   }
   /// The descriptor of what lies so many bytes on.
   __device__ __forceinline__ uint64_t at(int offset) const {
+    constexpr uint32_t kHigh =
+        static_cast<uint32_t>(kOuterStride >> 4) | static_cast<uint32_t>(kPattern) << 30;
     uint64_t descriptor;
     asm("mov.b64 %0, {%1, %2};"
         : "=l"(descriptor)
-        : "r"(low + static_cast<uint32_t>(offset >> 4)), "r"(kOuterStride >> 4));
+        : "r"(low + static_cast<uint32_t>(offset >> 4)), "r"(kHigh));
     return descriptor;
   }
 };
+
+/// The place of a row's 16-byte unit among its row's.
+template <Pattern kPattern>
+__device__ __forceinline__ int swizzled_unit(int row, int unit) {
+  static_assert(kPattern != Pattern::kCores);
+  return kPattern == Pattern::kRows128 ? unit ^ row % 8 : unit ^ row / 2 % 4;
+}
 
 /// Before the first product that reads or writes a warpgroup's registers after others have.
 __device__ __forceinline__ void begin_products() {
