@@ -59,7 +59,7 @@ __device__ __forceinline__ void multiply_units(float (&dw)[kUnits][32], uint32_t
 template <class V>
 __device__ __forceinline__ void multiply_rows(float (&dx)[V::kM][16], uint32_t w, uint32_t dy) {
   using At = typename V::At;
-  const Operand<Pattern::kCores, At::kWStride, kCoreBytes> of_w(w);
+  const Operand<Pattern::kRows128, 0, 1024> of_w(w);
   const Operand<Pattern::kRows128, 0, 1024> full(dy);
   const Operand<Pattern::kRows64, 0, 512> half(dy);
 #pragma unroll
@@ -70,8 +70,7 @@ __device__ __forceinline__ void multiply_rows(float (&dx)[V::kM][16], uint32_t w
       for (int m = 0; m < V::kM; ++m) {
         const int from = s / 4 * At::kBlock + s % 4 * 32 + (term == 1 ? At::kDyPlane : 0);
         multiply_async<true, false>(
-            dx[m],
-            of_w.at(s * 2 * At::kWStride + m * 8 * kCoreBytes + (term == 0 ? At::kWPlane : 0)),
+            dx[m], of_w.at(s * 2 * 1024 + m * (V::kN * 128) + (term == 0 ? At::kWPlane : 0)),
             s / 4 < At::kFull ? full.at(from) : half.at(from), s > 0 || term > 0);
       }
     }
@@ -175,11 +174,17 @@ struct Rows {
   __device__ __forceinline__ void load(int tile) {
     if (tile < w.tiles) share.load(p, of.dy, of.x, w.first_row(tile));
   }
+  /// A tile that will be loaded next. Its bytes come while others are loaded: one tile under way leaves the memory idle in between.
+  __device__ __forceinline__ void expect(int tile) {
+    if (tile < w.tiles && threadIdx.x == kThreads - 1)
+      share.expect(p, of.dy, of.x, w.first_row(tile));
+  }
   __device__ __forceinline__ void bring(int stage, int then) {
     share.store(memory + V::At::dy(stage), memory + V::At::x(stage), scale, p.eps,
                 rest.inverse_rms[stage]);
     fence_for_products();  // before the loads: it would wait for them
     load(then);
+    if (then < w.tiles) expect(w.next(then));
   }
 };
 
@@ -261,6 +266,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     rows.scale = __ldg(reinterpret_cast<const float4*>(of.norm + Share<V, kNorm>::x_column()));
   const int tile = w.next(-1);
   rows.load(tile);
+  if (tile < w.tiles) rows.expect(w.next(tile));
   if (w.skips) fill_unused(p, w.used, w.tiles, of.addend, of.dx);
   hold_weight<V>(p, p.weight + member * p.weight_member, memory);
   if (tile < w.tiles) rows.bring(0, w.next(tile));

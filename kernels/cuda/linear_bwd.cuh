@@ -21,13 +21,13 @@ constexpr int kMostTiles = 2048;  // that a block passes over where nobody uses 
 __host__ __device__ constexpr int up(int a, int b) { return (a + b - 1) / b; }
 
 /// Bytes of a block's shared memory, from its start: W, then per stage dy and x, hi and lo of each, then the rest; kN columns of dy,
-/// kK of x. dy lies in blocks of 64 columns, rows of 128 bytes, and a last one of 32. W and x lie in cores: of W along x's
-/// columns, then dy's; of x along the rows, then the columns, 16 bytes more from one column of cores to the next.
+/// kK of x. dy and W lie in blocks of 64 columns, rows of 128 bytes; a last one of dy has 32. x lies in cores, along the
+/// rows, then the columns, 16 bytes more from one column of cores to the next.
 template <int kN, int kK>
 struct Layout {
   static constexpr int kBlock = kRows * 128, kFull = kN / 64, kBlocks = up(kN, 64);
-  static constexpr int kXStride = kGroups * kCoreBytes + 16, kWStride = kK / 8 * kCoreBytes;
-  static constexpr int kWPlane = kN / 8 * kWStride, kDyPlane = kN * kRows * 2,
+  static constexpr int kXStride = kGroups * kCoreBytes + 16;
+  static constexpr int kWPlane = kN * kK * 2, kDyPlane = kN * kRows * 2,
                        kXPlane = kK / 8 * kXStride;
   static_assert(kN % 64 == 0 || kN % 64 == 32);
   __host__ __device__ static constexpr int dy(int stage) {
@@ -150,30 +150,27 @@ __device__ __forceinline__ void store_words(uint32_t to, uint32_t first, uint32_
   asm volatile("st.shared.v2.b32 [%0], {%1, %2};" ::"r"(to), "r"(first), "r"(second));
 }
 
-/// W, split, zeros from row n on. Eight rows' lanes of 8 bytes fill a core. All threads take part.
+/// W, split, zeros from row n on. A lane has four columns. All threads take part.
 template <class V>
 __device__ __forceinline__ void hold_weight(const RowGradients& p, const float* w,
                                             uint32_t memory) {
-  constexpr int kCores = V::kK / 8, kEach = V::kN / 8 * kCores / kWarps,
-                kTogether = kEach % 13 == 0 ? 13 : kEach;
-  static_assert(kEach * kWarps == V::kN / 8 * kCores && kEach % kTogether == 0);
-  const int q = lane_id() % 4, r = lane_id() / 4;
-#pragma unroll 1
-  for (int first = warp_id(); first < kEach * kWarps; first += kTogether * kWarps) {
-    float2 v[kTogether];
+  constexpr int kLanes = V::kK / 4, kTogether = V::kN * kLanes / kThreads;
+  const int column = static_cast<int>(threadIdx.x) % kLanes * 4;
+  float4 v[kTogether];
 #pragma unroll
-    for (int i = 0; i < kTogether; ++i) {
-      const int core = first + i * kWarps, row = min(core / kCores * 8 + r, p.n - 1);
-      v[i] = __ldg(reinterpret_cast<const float2*>(w + row * V::kK + core % kCores * 8 + 2 * q));
-    }
+  for (int i = 0; i < kTogether; ++i) {
+    const int row = (i * kThreads + static_cast<int>(threadIdx.x)) / kLanes;
+    v[i] = row < p.n ? __ldg(reinterpret_cast<const float4*>(w + row * V::kK + column))
+                     : make_float4(0, 0, 0, 0);
+  }
 #pragma unroll
-    for (int i = 0; i < kTogether; ++i) {
-      const int core = first + i * kWarps;
-      if (core / kCores * 8 + r >= p.n) v[i] = make_float2(0, 0);
-      const PackedPair<true> pair(v[i].x, v[i].y);
-      const uint32_t to = memory + core * kCoreBytes + 16 * r + 4 * q;
-      store_word(to, pair.hi), store_word(to + V::At::kWPlane, pair.lo);
-    }
+  for (int i = 0; i < kTogether; ++i) {
+    const int row = (i * kThreads + static_cast<int>(threadIdx.x)) / kLanes;
+    const PackedPair<true> low(v[i].x, v[i].y), high(v[i].z, v[i].w);
+    const uint32_t to = memory + column / kWide * (V::kN * 128) + row * 128 +
+                        swizzled_unit<Pattern::kRows128>(row, column % kWide / 8) * 16 +
+                        column % 8 * 2;
+    store_words(to, low.hi, high.hi), store_words(to + V::At::kWPlane, low.lo, high.lo);
   }
 }
 
@@ -226,6 +223,17 @@ struct Share {
             : "l"(from), "r"(left), "n"(64 * b), "n"(256 * b));
       });
     });
+  }
+
+  /// Asks for the tile that begins at row `first` into the L2 cache. One thread.
+  __device__ __forceinline__ static void expect(const RowGradients& p, const float* dy_all,
+                                                const float* x_all, int first) {
+    const int rows = min(kRows, static_cast<int>(p.rows) - first);
+    prefetch(dy_all + static_cast<int64_t>(first) * p.n, rows * p.n);
+    prefetch(x_all + static_cast<int64_t>(first) * V::kK, rows * V::kK);
+  }
+  __device__ __forceinline__ static void prefetch(const float* from, int floats) {
+    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(floats / 4 * 16));
   }
 
   /// Stores the operands; `scale` is the norm's weight at the thread's columns of x.
