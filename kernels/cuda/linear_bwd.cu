@@ -89,55 +89,6 @@ __device__ __forceinline__ int column_of(int i) {
   return warp_id() % 4 * 16 + lane_id() / 4 + i / 2 % 2 * 8;
 }
 
-/// A tile's rows of the norm that precedes the layer, of which x has kWide columns: dx = its gradient of du [+ addend].
-struct NormRows {
-  float x[16], added[16];
-
-  /// From the thread's first element to element i of a matrix of kWide columns.
-  __device__ __forceinline__ static constexpr int offset_of(int i) {
-    return (i / 4 * 8 + i % 2) * kWide + i / 2 % 2 * 8;
-  }
-  /// Asks for them; `left` rows exist from the thread's first on.
-  __device__ __forceinline__ void start(const float* x_first, const float* addend_first, int left) {
-#pragma unroll
-    for (int i = 0; i < 16; ++i) {
-      const bool in = i / 4 * 8 + i % 2 < left;
-      x[i] = in ? __ldg(x_first + offset_of(i)) : 0;
-      added[i] = addend_first != nullptr && in ? __ldg(addend_first + offset_of(i)) : 0;
-    }
-  }
-  /// du becomes dx; adds to the thread's columns of dnorm. The threads of the group meet once.
-  __device__ __forceinline__ void finish(const float (&weight)[2],
-                                         const float (&inverse_rms)[kRows], float (&dots)[4][kRows],
-                                         float (&du)[16], float (&dnorm)[2]) const {
-#pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      const int low = i / 2 * 4 + i % 2;
-      float dot = du[low] * weight[0] * x[low] + du[low + 2] * weight[1] * x[low + 2];
-#pragma unroll
-      for (int d = 4; d < kWarp; d *= 2) dot += __shfl_xor_sync(0xFFFFFFFFu, dot, d);
-      if (lane_id() < 4) dots[warp_id() % 4][row_of(low)] = dot;
-    }
-    sync_threads(1, kWarpgroup);
-#pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      const int row = row_of(i / 2 * 4 + i % 2);
-      float dot = 0;
-#pragma unroll
-      for (int w = 0; w < 4; ++w) dot += dots[w][row];
-      const float inv = inverse_rms[row];
-      dot = dot * inv / static_cast<float>(kWide);
-#pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        const int at = i / 2 * 4 + 2 * h + i % 2;
-        const float normed = x[at] * inv;
-        dnorm[h] += du[at] * normed;
-        du[at] = __fmul_rn(inv, du[at] * weight[h] - normed * dot) + added[at];
-      }
-    }
-  }
-};
-
 /// Units of dW to the block's part; rows beyond dy's columns belong to nobody.
 template <class V, int kBegin, int kUnits>
 __device__ __forceinline__ void leave_units(const float (&dw)[kUnits][32], int n, float* part) {
@@ -167,7 +118,6 @@ struct Rows {
   const Matrices& of;
   const Walk& w;
   uint32_t memory;
-  Rest& rest;
   Share<V, kNorm> share;
   float4 scale = make_float4(0, 0, 0, 0);  // kNorm: its weight at the thread's columns of x
 
@@ -180,67 +130,132 @@ struct Rows {
       share.expect(p, of.dy, of.x, w.first_row(tile));
   }
   __device__ __forceinline__ void bring(int stage, int then) {
-    share.store(memory + V::At::dy(stage), memory + V::At::x(stage), scale, p.eps,
-                rest.inverse_rms[stage]);
+    share.store(memory + V::At::dy(stage), memory + V::At::x(stage), scale, p.eps);
     fence_for_products();  // before the loads: it would wait for them
     load(then);
     if (then < w.tiles) expect(w.next(then));
   }
 };
 
+/// The gradient of the norm before the layer: dx = its gradient of du [+ addend]. du passes through shared memory: a thread of any
+/// group has four columns of a row, 16 lanes the row.
+struct NormGradient {
+  static constexpr int kPitch = kWide + 4, kLanes = kWide / 4;
+  float4 sums = make_float4(0, 0, 0, 0);  // of dnorm at the thread's columns
+
+  __device__ __forceinline__ static int row() { return static_cast<int>(threadIdx.x) / kLanes; }
+  __device__ __forceinline__ static int column() {
+    return static_cast<int>(threadIdx.x) % kLanes * 4;
+  }
+  /// Of the group that holds du.
+  __device__ __forceinline__ static void leave(const float (&du)[16], float* to) {
+#pragma unroll
+    for (int i = 0; i < 16; ++i) to[row_of(i) * kPitch + column_of(i)] = du[i];
+  }
+  __device__ __forceinline__ static float4 take(const float* from) {
+    return *reinterpret_cast<const float4*>(from + row() * kPitch + column());
+  }
+  /// As rms_norm_bwd has it.
+  __device__ __forceinline__ void finish(const float4& du, const float4& x, const float4& weight,
+                                         const float4& added, float eps, float* dx) {
+    const float inv = inverse_rms<kLanes>(x, eps);
+    float dot = 0;
+    dot += du.x * weight.x * x.x, dot += du.y * weight.y * x.y;
+    dot += du.z * weight.z * x.z, dot += du.w * weight.w * x.w;
+    dot = lanes_sum<kLanes>(dot) * inv / static_cast<float>(kWide);
+    auto column = [&](float g, float v, float w, float& sum, float add) {
+      const float normed = v * inv;
+      sum += g * normed;
+      return __fmul_rn(inv, g * w - normed * dot) + add;
+    };
+    float4 out;
+    out.x = column(du.x, x.x, weight.x, sums.x, added.x);
+    out.y = column(du.y, x.y, weight.y, sums.y, added.y);
+    out.z = column(du.z, x.z, weight.z, sums.z, added.z);
+    out.w = column(du.w, x.w, weight.w, sums.w, added.w);
+    if (dx != nullptr) *reinterpret_cast<float4*>(dx) = out;
+  }
+  /// dnorm: rows of a warp, then the warps in order. All threads; `shared` has kWarps rows of kWide.
+  __device__ __forceinline__ void leave_sums(float* shared, float* dnorm) {
+    float* const v = &sums.x;
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      v[e] += __shfl_xor_sync(0xFFFFFFFFu, v[e], kLanes);
+      if (lane_id() < kLanes) shared[warp_id() * kWide + column() + e] = v[e];
+    }
+    sync_threads(2, kThreads);
+    const int c = static_cast<int>(threadIdx.x);
+    if (c >= kWide) return;
+    float total = 0;
+#pragma unroll
+    for (int s = 0; s < kWarps; ++s) total += shared[s * kWide + c];
+    dnorm[c] = total;
+  }
+};
+
 /// The walk of group kRole from `tile` on, whose operands are in stage 0. All groups meet at the same barriers.
 template <class V, bool kNorm, int kRole>
 __device__ __forceinline__ void run(const RowGradients& p, const Matrices& of, const Walk& w,
-                                    uint32_t memory, Rest& rest, Rows<V, kNorm>& rows, int tile) {
+                                    unsigned char* shared, Rows<V, kNorm>& rows, int tile) {
   using At = typename V::At;
   constexpr int kK = V::kK, kM = V::kM, kUnits = V::kUnits[kRole], kBegin = V::kBegins[kRole];
   constexpr bool kFirst = kRole == 0;
+  const uint32_t memory = rows.memory;
   float dw[kUnits > 0 ? kUnits : 1][32] = {};
-  float weight[2] = {}, dnorm[2] = {};
-  if constexpr (kFirst && kNorm)
-    weight[0] = __ldg(of.norm + column_of(0)), weight[1] = __ldg(of.norm + column_of(2));
-  for (int stage = 0; tile < w.tiles; stage ^= 1) {
+  NormGradient norm;
+  // Of the tile before, whose du waits where its dy lay: before others write there, all must have taken their share.
+  int before = w.tiles;
+  auto finish_before = [&](int stage) {
+    const int row = w.first_row(before) + norm.row();
+    const bool in = row < p.rows;
+    const int64_t place = static_cast<int64_t>(in ? row : 0) * kK + norm.column();
+    const float4 x = __ldg(reinterpret_cast<const float4*>(of.x + place));
+    float4 added = make_float4(0, 0, 0, 0);
+    if (of.addend != nullptr) added = __ldg(reinterpret_cast<const float4*>(of.addend + place));
+    sync_threads(2, kThreads);
+    float4 du = norm.take(reinterpret_cast<const float*>(shared + At::dy(stage)));
+    sync_threads(2, kThreads);
+    if (!in) du = make_float4(0, 0, 0, 0);
+    norm.finish(du, x, rows.scale, added, p.eps, in ? of.dx + place : nullptr);
+  };
+  int stage = 0;
+  for (; tile < w.tiles; stage ^= 1) {
     const int next = w.next(tile);
     const uint32_t dy = memory + At::dy(stage), x = memory + At::x(stage);
-    const int first = w.first_row(tile) + row_of(0), left = static_cast<int>(p.rows) - first;
-    const int64_t place = static_cast<int64_t>(first) * kK + column_of(0);
     float out[kM][16] = {};
     hold(out), hold(dw);
     begin_products();
     if constexpr (kFirst) multiply_rows<V>(out, memory, dy);
     if constexpr (kUnits > 0) multiply_units<V, kBegin>(dw, dy, x);
     commit_products();
-    NormRows around;
-    if constexpr (kFirst && kNorm)
-      around.start(of.x + place, of.addend == nullptr ? nullptr : of.addend + place, left);
+    if constexpr (kNorm) {
+      if (before < w.tiles) finish_before(stage ^ 1);
+    }
     if (next < w.tiles) rows.bring(stage ^ 1, w.next(next));
     wait_products<0>();
     hold(out), hold(dw);
-    if constexpr (kFirst) {
-      if constexpr (kNorm)
-        around.finish(weight, rest.inverse_rms[stage], rest.dots[stage], out[0], dnorm);
+    if constexpr (kFirst && !kNorm) {
+      const int first = w.first_row(tile) + row_of(0), left = static_cast<int>(p.rows) - first;
+      float* const to = of.dx + static_cast<int64_t>(first) * kK + column_of(0);
 #pragma unroll
       for (int m = 0; m < kM; ++m) {
 #pragma unroll
         for (int i = 0; i < 16; ++i) {
-          if (i / 4 * 8 + i % 2 < left)
-            of.dx[place + (i / 4 * 8 + i % 2) * kK + i / 2 % 2 * 8 + m * kWide] = out[m][i];
+          const int row = i / 4 * 8 + i % 2;
+          if (row < left) to[row * kK + i / 2 % 2 * 8 + m * kWide] = out[m][i];
         }
       }
     }
     sync_threads(2, kThreads);
-    tile = next;
+    if constexpr (kFirst && kNorm)
+      norm.leave(out[0], reinterpret_cast<float*>(shared + At::dy(stage)));
+    before = tile, tile = next;
+  }
+  if constexpr (kNorm) {
+    if (before < w.tiles) finish_before(stage ^ 1);
+    norm.leave_sums(reinterpret_cast<float*>(shared + At::dy(stage)), of.part + p.n * kK);
   }
   if constexpr (kUnits > 0) leave_units<V, kBegin>(dw, p.n, of.part);
-  if constexpr (kFirst && kNorm) {
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      float sum = dnorm[h];
-      sum += __shfl_xor_sync(0xFFFFFFFFu, sum, 1);
-      sum += __shfl_xor_sync(0xFFFFFFFFu, sum, 2);
-      if (lane_id() % 4 == 0) of.part[p.n * kK + column_of(2 * h)] = sum;
-    }
-  }
 }
 
 template <class V, bool kNorm>
@@ -248,7 +263,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     row_gradients(const __grid_constant__ RowGradients p, const int all_tiles) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   extern __shared__ __align__(1024) unsigned char shared[];
-  Rest& rest = *reinterpret_cast<Rest*>(shared + V::At::kRest);
+  uint32_t* const used = reinterpret_cast<Rest*>(shared + V::At::kRest)->used;
   const auto member = blockIdx.y;
   const Matrices of{p.dy + member * p.dy_member,
                     p.x + member * p.x_member,
@@ -258,10 +273,10 @@ __global__ void __launch_bounds__(kThreads, 1)
                     p.parts + member * p.parts_member + blockIdx.x * p.part_stride};
   const auto blocks = static_cast<int>(gridDim.x);
   const int tiles = (all_tiles - static_cast<int>(blockIdx.x) + blocks - 1) / blocks;
-  const Walk w{rest.used, tiles, p.targets != nullptr && tiles <= kMostTiles};
-  if (w.skips) find_used(p, tiles, rest.used);
+  const Walk w{used, tiles, p.targets != nullptr && tiles <= kMostTiles};
+  if (w.skips) find_used(p, tiles, used);
   const uint32_t memory = shared_address(shared);
-  Rows<V, kNorm> rows{p, of, w, memory, rest};
+  Rows<V, kNorm> rows{p, of, w, memory};
   if constexpr (kNorm)
     rows.scale = __ldg(reinterpret_cast<const float4*>(of.norm + Share<V, kNorm>::x_column()));
   const int tile = w.next(-1);
@@ -274,13 +289,13 @@ __global__ void __launch_bounds__(kThreads, 1)
   __syncthreads();
   switch (__shfl_sync(0xFFFFFFFFu, warp_id() / 4, 0)) {  // known to be the warp's
     case 0:
-      return run<V, kNorm, 0>(p, of, w, memory, rest, rows, tile);
+      return run<V, kNorm, 0>(p, of, w, shared, rows, tile);
     case 1:
-      return run<V, kNorm, 1>(p, of, w, memory, rest, rows, tile);
+      return run<V, kNorm, 1>(p, of, w, shared, rows, tile);
     case 2:
-      return run<V, kNorm, 2>(p, of, w, memory, rest, rows, tile);
+      return run<V, kNorm, 2>(p, of, w, shared, rows, tile);
     default:
-      return run<V, kNorm, 3>(p, of, w, memory, rest, rows, tile);
+      return run<V, kNorm, 3>(p, of, w, shared, rows, tile);
   }
 #endif
 }
@@ -309,7 +324,7 @@ bool launch_row_gradients(const RowGradients& p, int members, CUstream_st* strea
   if (!d.possible || (p.norm != nullptr && !takes_norm(p.n, p.k))) return false;
   return with_variant(p.n, p.k, [&]<class V>() {
     if constexpr (V::kK == kWide) {
-      if (p.norm != nullptr) return start<typename V::BesideNorm, true>(p, d, members, stream);
+      if (p.norm != nullptr) return start<V, true>(p, d, members, stream);
     }
     start<V, false>(p, d, members, stream);
   });

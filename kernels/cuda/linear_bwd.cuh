@@ -7,6 +7,7 @@
 
 #include "kernels/cuda/linear_stream.h"
 #include "kernels/cuda/product.cuh"
+#include "kernels/cuda/reduce.cuh"
 #include "kernels/cuda/shared_memory.cuh"
 #include "kernels/cuda/wgmma.cuh"
 
@@ -42,8 +43,6 @@ struct Layout {
 
 /// What lies behind the operands.
 struct Rest {
-  float inverse_rms[kStages][kRows];  // of x's rows
-  float dots[kStages][4][kRows];      // shares of the warps of a group
   uint32_t used[kMostTiles / 32];
 };
 
@@ -54,8 +53,6 @@ struct Variant {
   static constexpr int kUnits[] = {kUnits0, kUnits1, kUnits2, kUnits3},
                        kBegins[] = {0, kUnits0, kUnits0 + kUnits1, kUnits0 + kUnits1 + kUnits2};
   using At = Layout<kN, kK>;
-  /// The first group has enough with the norm.
-  using BesideNorm = Variant<kN, kK, 0, kUnits0 + kUnits1, kUnits2, kUnits3>;
   static constexpr int kBytes = At::kRest + static_cast<int>(sizeof(Rest));
   static constexpr int kAll = kUnits0 + kUnits1 + kUnits2 + kUnits3;
   static_assert(kAll / kM == At::kBlocks);
@@ -174,6 +171,14 @@ __device__ __forceinline__ void hold_weight(const RowGradients& p, const float* 
   }
 }
 
+/// Of a row that kLanes neighbouring lanes have, each four columns; as rms_norm has it.
+template <int kLanes>
+__device__ __forceinline__ float inverse_rms(const float4& v, float eps) {
+  float sum = 0;
+  sum += v.x * v.x, sum += v.y * v.y, sum += v.z * v.z, sum += v.w * v.w;
+  return 1.0f / sqrtf(lanes_sum<kLanes>(sum) / static_cast<float>(4 * kLanes) + eps);
+}
+
 /// f.operator()<i>() for i = 0 .. kCount - 1.
 template <int kCount, class F>
 __device__ __forceinline__ void each(F&& f) {
@@ -236,21 +241,15 @@ struct Share {
     asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(floats / 4 * 16));
   }
 
-  /// Stores the operands; `scale` is the norm's weight at the thread's columns of x.
+  /// Stores the operands, of x with a norm its rows normed: `scale` is the norm's weight at the thread's columns.
   __device__ __forceinline__ void store(uint32_t dy_to, uint32_t x_to, const float4& scale,
-                                        float eps, float* inverse_rms) const {
+                                        float eps) const {
 #pragma unroll
     for (int i = 0; i < kXLoads; ++i) {
       float4 v = x[i];
       const int row = x_row(i), column = x_column();
       if constexpr (kNorm) {
-        // As rms_norm has it.
-        float sum = 0;
-        sum += v.x * v.x, sum += v.y * v.y, sum += v.z * v.z, sum += v.w * v.w;
-#pragma unroll
-        for (int d = kLanes / 2; d >= 1; d /= 2) sum += __shfl_xor_sync(0xFFFFFFFFu, sum, d);
-        const float inv = 1.0f / sqrtf(sum / static_cast<float>(V::kK) + eps);
-        if (column == 0) inverse_rms[row] = inv;
+        const float inv = inverse_rms<kLanes>(v, eps);
         v.x = v.x * inv * scale.x, v.y = v.y * inv * scale.y;
         v.z = v.z * inv * scale.z, v.w = v.w * inv * scale.w;
       }
@@ -260,6 +259,17 @@ struct Share {
       store_words(to, low.hi, high.hi);
       store_words(to + At::kXPlane, low.lo, high.lo);
     }
+    // All numbers first, then all stores: one by one, each waits until the store before has read its registers.
+    uint32_t hi[kDyRows][kBlocks], lo[kDyRows][kBlocks];
+#pragma unroll
+    for (int i = 0; i < kDyRows * kBlocks; ++i) {
+      const float2 v = dy[i / kBlocks][i % kBlocks];
+      const PackedPair<true> pair(v.x, v.y);
+      hi[i / kBlocks][i % kBlocks] = pair.hi, lo[i / kBlocks][i % kBlocks] = pair.lo;
+    }
+#pragma unroll
+    for (int i = 0; i < kDyRows * kBlocks; ++i)
+      asm volatile("" : "+r"(hi[i / kBlocks][i % kBlocks]), "+r"(lo[i / kBlocks][i % kBlocks]));
     const int unit = lane_id() / 4, in_unit = lane_id() % 4 * 4;
 #pragma unroll
     for (int r = 0; r < kDyRows; ++r) {
@@ -268,15 +278,14 @@ struct Share {
           dy_to + row * 128 + swizzled_unit<Pattern::kRows128>(row, unit) * 16 + in_unit;
 #pragma unroll
       for (int b = 0; b < kBlocks; ++b) {
-        const PackedPair<true> pair(dy[r][b].x, dy[r][b].y);
         if (b < At::kFull) {
-          store_word(full + b * At::kBlock, pair.hi);
-          store_word(full + b * At::kBlock + At::kDyPlane, pair.lo);
+          store_word(full + b * At::kBlock, hi[r][b]);
+          store_word(full + b * At::kBlock + At::kDyPlane, lo[r][b]);
         } else if (unit < 4) {
           const uint32_t half = dy_to + b * At::kBlock + row * 64 +
                                 swizzled_unit<Pattern::kRows64>(row, unit) * 16 + in_unit;
-          store_word(half, pair.hi);
-          store_word(half + At::kDyPlane, pair.lo);
+          store_word(half, hi[r][b]);
+          store_word(half + At::kDyPlane, lo[r][b]);
         }
       }
     }
