@@ -92,23 +92,45 @@ __device__ __forceinline__ int column_of(int i) {
 /// Units of dW to the block's part; rows beyond dy's columns belong to nobody.
 template <class V, int kBegin, int kUnits>
 __device__ __forceinline__ void leave_units(const float (&dw)[kUnits][32], int n, float* part) {
+  int thread;  // hidden: the compiler would compute all places before the walk and keep them through it
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+  const int first = thread / kWarp % 4 * 16 + thread % kWarp / 4, column = thread % 4 * 2;
 #pragma unroll
   for (int u = 0; u < kUnits; ++u) {
-    const int n0 = (kBegin + u) / V::kM * kWide, k0 = (kBegin + u) % V::kM * kWide;
+    const int row = (kBegin + u) / V::kM * kWide + first;
+    float* const to = part + row * V::kK + (kBegin + u) % V::kM * kWide + column;
 #pragma unroll
     for (int i = 0; i < 32; i += 2) {
-      const int row = n0 + column_of(i), column = k0 + i / 4 * 8 + lane_id() % 4 * 2;
-      if (row < n)
-        *reinterpret_cast<float2*>(part + row * V::kK + column) =
+      const int down = i / 2 % 2 * 8;
+      if (row + down < n)
+        *reinterpret_cast<float2*>(to + down * V::kK + i / 4 * 8) =
             make_float2(dw[u][i], dw[u][i + 1]);
     }
   }
 }
 
-/// What a block walks over, of its member.
+/// The member's matrices. Computed anew at every use: kept, twelve registers would hold them.
 struct Matrices {
-  const float *dy, *x, *norm, *addend;
-  float *dx, *part;
+  const RowGradients& p;
+  __device__ __forceinline__ static int64_t member() {
+    unsigned y;
+    asm volatile("mov.u32 %0, %%ctaid.y;" : "=r"(y));
+    return y;
+  }
+  __device__ __forceinline__ const float* dy() const { return p.dy + member() * p.dy_member; }
+  __device__ __forceinline__ const float* x() const { return p.x + member() * p.x_member; }
+  __device__ __forceinline__ const float* weight() const {
+    return p.weight + member() * p.weight_member;
+  }
+  __device__ __forceinline__ const float* norm() const { return p.norm + member() * p.norm_member; }
+  /// Null where there is none.
+  __device__ __forceinline__ const float* addend() const {
+    return p.addend == nullptr ? nullptr : p.addend + member() * p.addend_member;
+  }
+  __device__ __forceinline__ float* dx() const { return p.dx + member() * p.dx_member; }
+  __device__ __forceinline__ float* part() const {
+    return p.parts + member() * p.parts_member + blockIdx.x * p.part_stride;
+  }
 };
 
 /// Brings tiles of a walk: the operands of one into a stage, the numbers of the next into registers.
@@ -119,18 +141,27 @@ struct Rows {
   const Walk& w;
   uint32_t memory;
   Share<V, kNorm> share;
-  float4 scale = make_float4(0, 0, 0, 0);  // kNorm: its weight at the thread's columns of x
+
+  /// The norm's weight at the thread's columns of x. Asked for anew at every use, as Matrices are.
+  __device__ __forceinline__ float4 scale() const {
+    if constexpr (!kNorm) return make_float4(0, 0, 0, 0);
+    float4 v;
+    asm volatile("ld.global.nc.v4.f32 {%0, %1, %2, %3}, [%4];"
+                 : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
+                 : "l"(of.norm() + share.x_column()));
+    return v;
+  }
 
   __device__ __forceinline__ void load(int tile) {
-    if (tile < w.tiles) share.load(p, of.dy, of.x, w.first_row(tile));
+    if (tile < w.tiles) share.load(p, of.dy(), of.x(), w.first_row(tile));
   }
   /// A tile that will be loaded next. Its bytes come while others are loaded: one tile under way leaves the memory idle in between.
   __device__ __forceinline__ void expect(int tile) {
     if (tile < w.tiles && threadIdx.x == kThreads - 1)
-      share.expect(p, of.dy, of.x, w.first_row(tile));
+      share.expect(p, of.dy(), of.x(), of.addend(), w.first_row(tile));
   }
   __device__ __forceinline__ void bring(int stage, int then) {
-    share.store(memory + V::At::dy(stage), memory + V::At::x(stage), scale, p.eps);
+    share.store(memory + V::At::dy(stage), memory + V::At::x(stage), scale(), p.eps);
     fence_for_products();  // before the loads: it would wait for them
     load(then);
     if (then < w.tiles) expect(w.next(then));
@@ -141,7 +172,7 @@ struct Rows {
 /// group has four columns of a row, 16 lanes the row.
 struct NormGradient {
   static constexpr int kPitch = kWide + 4, kLanes = kWide / 4;
-  float4 sums = make_float4(0, 0, 0, 0);  // of dnorm at the thread's columns
+  float sums[4] = {};  // of dnorm at the thread's columns
 
   __device__ __forceinline__ static int row() { return static_cast<int>(threadIdx.x) / kLanes; }
   __device__ __forceinline__ static int column() {
@@ -169,19 +200,18 @@ struct NormGradient {
       return __fmul_rn(inv, g * w - normed * dot) + add;
     };
     float4 out;
-    out.x = column(du.x, x.x, weight.x, sums.x, added.x);
-    out.y = column(du.y, x.y, weight.y, sums.y, added.y);
-    out.z = column(du.z, x.z, weight.z, sums.z, added.z);
-    out.w = column(du.w, x.w, weight.w, sums.w, added.w);
+    out.x = column(du.x, x.x, weight.x, sums[0], added.x);
+    out.y = column(du.y, x.y, weight.y, sums[1], added.y);
+    out.z = column(du.z, x.z, weight.z, sums[2], added.z);
+    out.w = column(du.w, x.w, weight.w, sums[3], added.w);
     if (dx != nullptr) *reinterpret_cast<float4*>(dx) = out;
   }
   /// dnorm: rows of a warp, then the warps in order. All threads; `shared` has kWarps rows of kWide.
   __device__ __forceinline__ void leave_sums(float* shared, float* dnorm) {
-    float* const v = &sums.x;
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
-      v[e] += __shfl_xor_sync(0xFFFFFFFFu, v[e], kLanes);
-      if (lane_id() < kLanes) shared[warp_id() * kWide + column() + e] = v[e];
+      sums[e] += __shfl_xor_sync(0xFFFFFFFFu, sums[e], kLanes);
+      if (lane_id() < kLanes) shared[warp_id() * kWide + column() + e] = sums[e];
     }
     sync_threads(2, kThreads);
     const int c = static_cast<int>(threadIdx.x);
@@ -205,25 +235,39 @@ __device__ __forceinline__ void run(const RowGradients& p, const Matrices& of, c
   NormGradient norm;
   // Of the tile before, whose du waits where its dy lay: before others write there, all must have taken their share.
   int before = w.tiles;
-  auto finish_before = [&](int stage) {
+  float4 x_before = make_float4(0, 0, 0, 0), added_before = x_before;
+  // The thread's columns of its row of that tile, of the first row where it has none.
+  auto place_in = [&](bool& in) {
     const int row = w.first_row(before) + norm.row();
-    const bool in = row < p.rows;
-    const int64_t place = static_cast<int64_t>(in ? row : 0) * kK + norm.column();
-    const float4 x = __ldg(reinterpret_cast<const float4*>(of.x + place));
-    float4 added = make_float4(0, 0, 0, 0);
-    if (of.addend != nullptr) added = __ldg(reinterpret_cast<const float4*>(of.addend + place));
+    in = row < p.rows;
+    return static_cast<int64_t>(in ? row : 0) * kK + norm.column();
+  };
+  auto ask = [&] {
+    bool in;
+    const int64_t place = place_in(in);
+    x_before = __ldg(reinterpret_cast<const float4*>(of.x() + place));
+    if (p.addend != nullptr)
+      added_before = __ldg(reinterpret_cast<const float4*>(of.addend() + place));
+  };
+  auto finish_before = [&](int stage) {
     sync_threads(2, kThreads);
     float4 du = norm.take(reinterpret_cast<const float*>(shared + At::dy(stage)));
     sync_threads(2, kThreads);
+    bool in;
+    const int64_t place = place_in(in);
     if (!in) du = make_float4(0, 0, 0, 0);
-    norm.finish(du, x, rows.scale, added, p.eps, in ? of.dx + place : nullptr);
+    norm.finish(du, x_before, rows.scale(), added_before, p.eps, in ? of.dx() + place : nullptr);
   };
   int stage = 0;
   for (; tile < w.tiles; stage ^= 1) {
     const int next = w.next(tile);
     const uint32_t dy = memory + At::dy(stage), x = memory + At::x(stage);
-    float out[kM][16] = {};
-    hold(out), hold(dw);
+    float out[kFirst ? kM : 1][kFirst ? 16 : 1] = {};  // dx^T
+    if constexpr (kNorm) {
+      if (before < w.tiles) ask();
+    }
+    if constexpr (kFirst) hold(out);
+    hold(dw);
     begin_products();
     if constexpr (kFirst) multiply_rows<V>(out, memory, dy);
     if constexpr (kUnits > 0) multiply_units<V, kBegin>(dw, dy, x);
@@ -233,10 +277,11 @@ __device__ __forceinline__ void run(const RowGradients& p, const Matrices& of, c
     }
     if (next < w.tiles) rows.bring(stage ^ 1, w.next(next));
     wait_products<0>();
-    hold(out), hold(dw);
+    if constexpr (kFirst) hold(out);
+    hold(dw);
     if constexpr (kFirst && !kNorm) {
       const int first = w.first_row(tile) + row_of(0), left = static_cast<int>(p.rows) - first;
-      float* const to = of.dx + static_cast<int64_t>(first) * kK + column_of(0);
+      float* const to = of.dx() + static_cast<int64_t>(first) * kK + column_of(0);
 #pragma unroll
       for (int m = 0; m < kM; ++m) {
 #pragma unroll
@@ -252,10 +297,10 @@ __device__ __forceinline__ void run(const RowGradients& p, const Matrices& of, c
     before = tile, tile = next;
   }
   if constexpr (kNorm) {
-    if (before < w.tiles) finish_before(stage ^ 1);
-    norm.leave_sums(reinterpret_cast<float*>(shared + At::dy(stage)), of.part + p.n * kK);
+    if (before < w.tiles) ask(), finish_before(stage ^ 1);
+    norm.leave_sums(reinterpret_cast<float*>(shared + At::dy(stage)), of.part() + p.n * kK);
   }
-  if constexpr (kUnits > 0) leave_units<V, kBegin>(dw, p.n, of.part);
+  if constexpr (kUnits > 0) leave_units<V, kBegin>(dw, p.n, of.part());
 }
 
 template <class V, bool kNorm>
@@ -264,26 +309,18 @@ __global__ void __launch_bounds__(kThreads, 1)
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   extern __shared__ __align__(1024) unsigned char shared[];
   uint32_t* const used = reinterpret_cast<Rest*>(shared + V::At::kRest)->used;
-  const auto member = blockIdx.y;
-  const Matrices of{p.dy + member * p.dy_member,
-                    p.x + member * p.x_member,
-                    kNorm ? p.norm + member * p.norm_member : nullptr,
-                    kNorm && p.addend != nullptr ? p.addend + member * p.addend_member : nullptr,
-                    p.dx + member * p.dx_member,
-                    p.parts + member * p.parts_member + blockIdx.x * p.part_stride};
+  const Matrices of{p};
   const auto blocks = static_cast<int>(gridDim.x);
   const int tiles = (all_tiles - static_cast<int>(blockIdx.x) + blocks - 1) / blocks;
   const Walk w{used, tiles, p.targets != nullptr && tiles <= kMostTiles};
   if (w.skips) find_used(p, tiles, used);
   const uint32_t memory = shared_address(shared);
   Rows<V, kNorm> rows{p, of, w, memory};
-  if constexpr (kNorm)
-    rows.scale = __ldg(reinterpret_cast<const float4*>(of.norm + Share<V, kNorm>::x_column()));
   const int tile = w.next(-1);
   rows.load(tile);
   if (tile < w.tiles) rows.expect(w.next(tile));
-  if (w.skips) fill_unused(p, w.used, w.tiles, of.addend, of.dx);
-  hold_weight<V>(p, p.weight + member * p.weight_member, memory);
+  if (w.skips) fill_unused(p, w.used, w.tiles, of.addend(), of.dx());
+  hold_weight<V>(p, of.weight(), memory);
   if (tile < w.tiles) rows.bring(0, w.next(tile));
   fence_for_products();
   __syncthreads();

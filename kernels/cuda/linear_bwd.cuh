@@ -232,8 +232,10 @@ struct Share {
 
   /// Asks for the tile that begins at row `first` into the L2 cache. One thread.
   __device__ __forceinline__ static void expect(const RowGradients& p, const float* dy_all,
-                                                const float* x_all, int first) {
+                                                const float* x_all, const float* addend,
+                                                int first) {
     const int rows = min(kRows, static_cast<int>(p.rows) - first);
+    if (addend != nullptr) prefetch(addend + static_cast<int64_t>(first) * V::kK, rows * V::kK);
     prefetch(dy_all + static_cast<int64_t>(first) * p.n, rows * p.n);
     prefetch(x_all + static_cast<int64_t>(first) * V::kK, rows * V::kK);
   }
