@@ -17,7 +17,7 @@ constexpr int kRows = 32, kGroups = kRows / 8;  // of a tile; its groups of eigh
 constexpr int kWide = 64;                       // columns of dW's units, both ways
 constexpr int kRoles = 4, kThreads = kRoles * kWarpgroup, kWarps = kThreads / kWarp;
 constexpr int kStages = 2;
-constexpr int kMostTiles = 2048;  // that a block passes over where nobody uses them
+constexpr int kMostTiles = 2048;  // that a block knows to be used or not
 
 __host__ __device__ constexpr int up(int a, int b) { return (a + b - 1) / b; }
 
@@ -80,63 +80,86 @@ bool with_variant(int n, int k, F&& f) {
   return true;
 }
 
-/// How the rows are divided among blocks.
+/// How the rows are divided: shapes alone decide.
 struct Division {
-  int tiles, runs = 0;
+  int tiles = 0, parts = 0, per_part = 0;
+  uint32_t inverse = 0;  ///< of per_part: 2^32 / per_part + 1, 0 of 1
   bool possible = false;
 
-  Division(int64_t rows, int n, int k) : tiles(static_cast<int>((rows + kRows - 1) / kRows)) {
-    // A part of dW is written and read again: runs of 160 rows where that leaves enough of them.
-    const int most = static_cast<int>(std::clamp<int64_t>(rows / 160, 64, 128));
-    runs = std::max(1, up(tiles, std::max(1, up(tiles, most))));
+  Division(int64_t rows, int n, int k) {
     int bytes = 0;
     possible = with_variant(n, k, [&]<class V>() { bytes = V::kBytes; }) &&
                has_warpgroup_products() && bytes <= shared_bytes_per_block();
+    // A part of dW is written and read again: parts of 160 rows where that leaves enough of them.
+    tiles = static_cast<int>((rows + kRows - 1) / kRows);
+    const int most = static_cast<int>(std::clamp<int64_t>(rows / 160, 64, 128));
+    parts = std::max(1, up(tiles, std::max(1, up(tiles, most))));
+    per_part = std::max(1, up(tiles, parts));
+    if (per_part > 1)
+      inverse = static_cast<uint32_t>((uint64_t{1} << 32) / static_cast<uint64_t>(per_part) + 1);
   }
 };
 
-/// Which of a block's tiles hold a row that is used: one that begins its sequence, or has a target at it or behind it in its
-/// sequence. One bit a tile. All threads take part.
-__device__ __forceinline__ void find_used(const RowGradients& p, int tiles, uint32_t* used) {
-  const int32_t* const targets = p.targets + blockIdx.y * p.targets_member;
-  for (int i = static_cast<int>(threadIdx.x); i < kMostTiles / 32; i += kThreads) used[i] = 0;
+/// What a block does for one member: some of its parts, one after the other, `per_part` tiles each. Step i of part r is tile
+/// r + i * all_parts, which may not exist.
+struct Walk {
+  uint32_t* used;  ///< bits of the steps, see find_used()
+  int member, first_part, parts, all_parts, per_part, all_tiles;
+  uint32_t inverse;  ///< of per_part: 2^32 / per_part + 1, 0 of 1
+  bool skips;        ///< has bits
+
+  __device__ __forceinline__ int steps() const { return parts * per_part; }
+  /// From first_part on.
+  __device__ __forceinline__ int part_of(int step) const {
+    return inverse == 0 ? step : static_cast<int>(__umulhi(static_cast<uint32_t>(step), inverse));
+  }
+  __device__ __forceinline__ int tile_of(int step) const {
+    const int part = part_of(step);
+    return first_part + part + (step - part * per_part) * all_parts;
+  }
+  __device__ __forceinline__ int first_row(int step) const { return tile_of(step) * kRows; }
+  /// The first step after `step` whose tile exists and is used; steps() where there is none.
+  __device__ __forceinline__ int next(int step) const {
+    int at = step + 1;
+    if (!skips) {
+      while (at < steps() && tile_of(at) >= all_tiles) ++at;
+      return at;
+    }
+    while (at < steps()) {
+      const uint32_t left = used[at / 32] >> at % 32;
+      if (left != 0) return at + __ffs(static_cast<int>(left)) - 1;
+      at = (at / 32 + 1) * 32;
+    }
+    return steps();
+  }
+};
+
+/// Which tiles hold a row that is used: one that begins its sequence, or has a target at it or behind it in its sequence. All
+/// threads take part.
+__device__ __forceinline__ void find_used(const RowGradients& p, const Walk& w) {
+  const int32_t* const targets = p.targets + w.member * p.targets_member;
+  for (int i = static_cast<int>(threadIdx.x); i < kMostTiles / 32; i += kThreads) w.used[i] = 0;
   __syncthreads();
-  for (int i = warp_id(); i < tiles; i += kThreads / kWarp) {
-    const int first = static_cast<int>(blockIdx.x + i * gridDim.x) * kRows,
-              last = min(first + kRows, static_cast<int>(p.rows)) - 1, sequence = first / p.seqlen,
-              end = (sequence + 1) * p.seqlen;
+  for (int i = warp_id(); i < w.steps(); i += kWarps) {
+    if (w.tile_of(i) >= w.all_tiles) continue;
+    const int first = w.first_row(i), last = min(first + kRows, static_cast<int>(p.rows)) - 1,
+              sequence = first / p.seqlen, end = (sequence + 1) * p.seqlen;
     bool in = first == sequence * p.seqlen || last >= end;
     for (int row = first + lane_id(); row < end; row += kWarp) in |= __ldg(targets + row) >= 0;
     in = __any_sync(0xFFFFFFFFu, in);
-    if (in && lane_id() == 0) atomicOr(used + i / 32, 1u << i % 32);
+    if (in && lane_id() == 0) atomicOr(w.used + i / 32, 1u << i % 32);
   }
   __syncthreads();
 }
 
-/// The first such tile after `tile`, `tiles` where there is none.
-__device__ __forceinline__ int next_used(const uint32_t* used, int tile, int tiles) {
-  int at = tile + 1;
-  while (at < tiles) {
-    const uint32_t left = used[at / 32] >> at % 32;
-    if (left != 0) return at + __ffs(static_cast<int>(left)) - 1;
-    at = (at / 32 + 1) * 32;
-  }
-  return tiles;
-}
-
-/// dx where dy is zero, in the rows of the tiles that are not visited: the addend, or zeros. All threads take part.
-__device__ __forceinline__ void fill_unused(const RowGradients& p, const uint32_t* used, int tiles,
-                                            const float* addend, float* dx) {
-  for (int i = 0; i < tiles; ++i) {
-    if ((used[i / 32] >> i % 32 & 1) != 0) continue;
-    const int64_t first = static_cast<int64_t>(blockIdx.x + i * gridDim.x) * kRows;
+/// Zeros in the rows of dx whose tiles are not visited. All threads take part.
+__device__ __forceinline__ void clear_unused(const RowGradients& p, const Walk& w, float* dx) {
+  for (int i = 0; i < w.steps(); ++i) {
+    if ((w.used[i / 32] >> i % 32 & 1) != 0 || w.tile_of(i) >= w.all_tiles) continue;
+    const int64_t first = w.first_row(i);
     const int floats = static_cast<int>(min(int64_t{kRows}, p.rows - first)) * p.k;
-    for (int c = 4 * static_cast<int>(threadIdx.x); c < floats; c += 4 * kThreads) {
-      const int64_t at = first * p.k + c;
-      float4 v = make_float4(0, 0, 0, 0);
-      if (addend != nullptr) v = __ldg(reinterpret_cast<const float4*>(addend + at));
-      *reinterpret_cast<float4*>(dx + at) = v;
-    }
+    for (int c = 4 * static_cast<int>(threadIdx.x); c < floats; c += 4 * kThreads)
+      *reinterpret_cast<float4*>(dx + first * p.k + c) = make_float4(0, 0, 0, 0);
   }
 }
 
@@ -232,10 +255,8 @@ struct Share {
 
   /// Asks for the tile that begins at row `first` into the L2 cache. One thread.
   __device__ __forceinline__ static void expect(const RowGradients& p, const float* dy_all,
-                                                const float* x_all, const float* addend,
-                                                int first) {
+                                                const float* x_all, int first) {
     const int rows = min(kRows, static_cast<int>(p.rows) - first);
-    if (addend != nullptr) prefetch(addend + static_cast<int64_t>(first) * V::kK, rows * V::kK);
     prefetch(dy_all + static_cast<int64_t>(first) * p.n, rows * p.n);
     prefetch(x_all + static_cast<int64_t>(first) * V::kK, rows * V::kK);
   }

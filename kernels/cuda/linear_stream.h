@@ -34,8 +34,8 @@ int row_reduction_parts(int64_t rows, int n, int k);
 /// False, with nothing enqueued, where row_reduction_parts() is 0.
 bool launch_row_reduction(const RowReduction& p, int members, CUstream_st* stream);
 
-/// dx (rows, k) = dy W, dy (rows, n), W (n, k), and parts of dy^T x as RowReduction has them; dy is read once. With a norm the layer is
-/// linear(rms_norm(x)): dx is the gradient of x, plus the addend, and a part of dW is followed by one of dnorm (k).
+/// dx (rows, k) = dy W, dy (rows, n), W (n, k), and parts of dy^T x as RowReduction has them; dy is read once. With a norm, x stands for
+/// rms_norm(x, norm), whose gradient dx is.
 struct RowGradients {
   const float *dy, *weight, *x;
   float *dx, *parts;
@@ -46,9 +46,8 @@ struct RowGradients {
   const int32_t* targets;  ///< (rows / seqlen, seqlen), see linear_bwd in kernels/op.h; or null
   int64_t targets_member;
   int seqlen;
-  const float* norm;    ///< (k) or null
-  const float* addend;  ///< (rows, k) or null; with a norm only
-  int64_t norm_member, addend_member;
+  const float* norm;  ///< (k) or null
+  int64_t norm_member;
   float eps;  ///< of the norm
 };
 
