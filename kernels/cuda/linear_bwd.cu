@@ -98,16 +98,18 @@ __device__ __forceinline__ void leave_units(const float (&dw)[kUnits][32], int n
 /// The member's matrices. Computed at every use: kept, their addresses would fill a dozen registers.
 struct Matrices {
   const RowGradients& p;
-  const int& member;
-  __device__ __forceinline__ const float* dy() const { return p.dy + member * p.dy_member; }
-  __device__ __forceinline__ const float* x() const { return p.x + member * p.x_member; }
+  const Walk& w;
+  __device__ __forceinline__ const float* dy() const { return p.dy + w.member() * p.dy_member; }
+  __device__ __forceinline__ const float* x() const { return p.x + w.member() * p.x_member; }
   __device__ __forceinline__ const float* weight() const {
-    return p.weight + member * p.weight_member;
+    return p.weight + w.member() * p.weight_member;
   }
-  __device__ __forceinline__ const float* norm() const { return p.norm + member * p.norm_member; }
-  __device__ __forceinline__ float* dx() const { return p.dx + member * p.dx_member; }
+  __device__ __forceinline__ const float* norm() const {
+    return p.norm + w.member() * p.norm_member;
+  }
+  __device__ __forceinline__ float* dx() const { return p.dx + w.member() * p.dx_member; }
   __device__ __forceinline__ float* part(int i) const {
-    return p.parts + member * p.parts_member + i * p.part_stride;
+    return p.parts + w.member() * p.parts_member + i * p.part_stride;
   }
 };
 
@@ -133,61 +135,57 @@ struct Rows {
     if (step < w.steps() && threadIdx.x == kThreads - 1)
       share.expect(p, of.dy(), of.x(), w.first_row(step));
   }
-  __device__ __forceinline__ void bring(int stage, int then) {
+  /// Of the tile whose numbers are there; `then` is the step after it, `after` the one after that.
+  __device__ __forceinline__ void bring(int stage, int then, int after) {
     share.store(memory + V::At::dy(stage), memory + V::At::x(stage), scale(), p.eps);
     fence_for_products();  // before the loads: it would wait for them
     load(then);
-    if (then < w.steps()) expect(w.next(then));
+    expect(after);
   }
 };
 
-/// The walk of group kRole from `step` on, whose operands are in stage 0. All groups meet at the same barriers.
+/// The walk of group kRole from `step` on, whose operands are in stage 0; `next` and `then` are the steps after it. All groups meet at
+/// the same barriers.
 template <class V, bool kNorm, int kRole>
 __device__ __forceinline__ void run(const RowGradients& p, const Matrices& of, const Walk& w,
-                                    Rows<V, kNorm>& rows, int step) {
+                                    Rows<V, kNorm>& rows, int step, int next, int then) {
   using At = typename V::At;
   constexpr int kK = V::kK, kM = V::kM, kUnits = V::kUnits[kRole], kBegin = V::kBegins[kRole];
   constexpr bool kFirst = kRole == 0;
   const uint32_t memory = rows.memory;
-  float dw[kUnits > 0 ? kUnits : 1][32] = {};
-  int part = 0;
-  for (int stage = 0;; stage ^= 1) {
-    // The parts before the step's; those without a tile are zero.
-    for (const int now = step < w.steps() ? w.part_of(step) : w.parts; part < now; ++part) {
-      if constexpr (kUnits > 0) {
-        leave_units<V, kBegin>(dw, p.n, of.part(w.first_part + part));
+  int stage = 0;
+  for (int part = 0; part < w.parts(); ++part) {
+    float dw[kUnits > 0 ? kUnits : 1][32] = {};
+    for (const int end = (part + 1) * w.d.per_part; step < end; stage ^= 1) {
+      const int after = then < w.steps() ? w.next(then) : then;
+      float out[kFirst ? kM : 1][kFirst ? 16 : 1] = {};  // dx^T
+      if constexpr (kFirst) hold(out);
+      hold(dw);
+      begin_products();
+      const uint32_t dy = memory + At::dy(stage), x = memory + At::x(stage);
+      if constexpr (kFirst) multiply_rows<V>(out, memory, dy);
+      if constexpr (kUnits > 0) multiply_units<V, kBegin>(dw, dy, x);
+      commit_products();
+      if (next < w.steps()) rows.bring(stage ^ 1, then, after);
+      wait_products<0>();
+      if constexpr (kFirst) hold(out);
+      hold(dw);
+      if constexpr (kFirst) {
+        const int first = w.first_row(step) + row_of(0), left = static_cast<int>(p.rows) - first;
+        float* const to = of.dx() + static_cast<int64_t>(first) * kK + column_of(0);
 #pragma unroll
-        for (int i = 0; i < kUnits * 32; ++i) dw[i / 32][i % 32] = 0;
-      }
-    }
-    if (step >= w.steps()) return;
-    const int next = w.next(step);
-    float out[kFirst ? kM : 1][kFirst ? 16 : 1] = {};  // dx^T
-    if constexpr (kFirst) hold(out);
-    hold(dw);
-    begin_products();
-    const uint32_t dy = memory + At::dy(stage), x = memory + At::x(stage);
-    if constexpr (kFirst) multiply_rows<V>(out, memory, dy);
-    if constexpr (kUnits > 0) multiply_units<V, kBegin>(dw, dy, x);
-    commit_products();
-    if (next < w.steps()) rows.bring(stage ^ 1, w.next(next));
-    wait_products<0>();
-    if constexpr (kFirst) hold(out);
-    hold(dw);
-    if constexpr (kFirst) {
-      const int first = w.first_row(step) + row_of(0), left = static_cast<int>(p.rows) - first;
-      float* const to = of.dx() + static_cast<int64_t>(first) * kK + column_of(0);
+        for (int m = 0; m < kM; ++m) {
 #pragma unroll
-      for (int m = 0; m < kM; ++m) {
-#pragma unroll
-        for (int i = 0; i < 16; ++i) {
-          const int row = i / 4 * 8 + i % 2;
-          if (row < left) to[row * kK + i / 2 % 2 * 8 + m * kWide] = out[m][i];
+          for (int i = 0; i < 16; ++i) {
+            const int row = i / 4 * 8 + i % 2;
+            if (row < left) to[row * kK + i / 2 % 2 * 8 + m * kWide] = out[m][i];
+          }
         }
       }
+      sync_threads(2, kThreads);
+      step = next, next = then, then = after;
     }
-    sync_threads(2, kThreads);
-    step = next;
+    if constexpr (kUnits > 0) leave_units<V, kBegin>(dw, p.n, of.part(w.rest.first_part + part));
   }
 }
 
@@ -199,47 +197,45 @@ __global__ void __launch_bounds__(kThreads, 1)
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   extern __shared__ __align__(1024) unsigned char shared[];
   const uint32_t memory = shared_address(shared);
+  Rest& rest = *reinterpret_cast<Rest*>(shared + V::At::kRest);
+  const Walk w{d, rest};
+  const Matrices of{p, w};
+  // Of all members' parts in a row.
   const int64_t all = int64_t{d.parts} * members;
-  int64_t at = all * blockIdx.x / gridDim.x;
-  const int64_t end = all * (blockIdx.x + 1) / gridDim.x;
-  while (at < end) {
-    const int member = static_cast<int>(at / d.parts),
-              first = static_cast<int>(at - int64_t{member} * d.parts),
-              parts = static_cast<int>(min(end - at, int64_t{d.parts - first}));
-    const Walk w{reinterpret_cast<Rest*>(shared + V::At::kRest)->used,
-                 member,
-                 first,
-                 parts,
-                 d.parts,
-                 d.per_part,
-                 d.tiles,
-                 d.inverse,
-                 p.targets != nullptr && parts * d.per_part <= kMostTiles};
-    const Matrices of{p, w.member};
-    if (w.skips) find_used(p, w);
+  auto at = static_cast<int>(all * blockIdx.x / gridDim.x);
+  while (at < all * (blockIdx.x + 1) / gridDim.x) {
+    if (threadIdx.x == 0) {
+      const auto end = static_cast<int>(all * (blockIdx.x + 1) / gridDim.x);
+      const int first = at % d.parts, parts = min(end - at, d.parts - first);
+      rest.member = at / d.parts, rest.first_part = first, rest.parts = parts;
+      rest.skips = p.targets != nullptr && parts * d.per_part <= kMostTiles;
+    }
+    __syncthreads();
+    if (w.skips()) find_used(p, w);
     Rows<V, kNorm> rows{p, of, w, memory};
-    const int step = w.next(-1);
+    auto after = [&](int step) { return step < w.steps() ? w.next(step) : step; };
+    const int step = w.next(-1), next = after(step), then = after(next);
     rows.load(step);
-    if (step < w.steps()) rows.expect(w.next(step));
-    if (w.skips) clear_unused(p, w, of.dx());
+    rows.expect(next);
+    if (w.skips()) clear_unused(p, w, of.dx());
     hold_weight<V>(p, of.weight(), memory);
-    if (step < w.steps()) rows.bring(0, w.next(step));
+    if (step < w.steps()) rows.bring(0, next, then);
     fence_for_products();
     __syncthreads();
     switch (__shfl_sync(0xFFFFFFFFu, warp_id() / 4, 0)) {  // known to be the warp's
       case 0:
-        run<V, kNorm, 0>(p, of, w, rows, step);
+        run<V, kNorm, 0>(p, of, w, rows, step, next, then);
         break;
       case 1:
-        run<V, kNorm, 1>(p, of, w, rows, step);
+        run<V, kNorm, 1>(p, of, w, rows, step, next, then);
         break;
       case 2:
-        run<V, kNorm, 2>(p, of, w, rows, step);
+        run<V, kNorm, 2>(p, of, w, rows, step, next, then);
         break;
       default:
-        run<V, kNorm, 3>(p, of, w, rows, step);
+        run<V, kNorm, 3>(p, of, w, rows, step, next, then);
     }
-    at += parts;
+    at += w.parts();
     __syncthreads();
   }
 #endif

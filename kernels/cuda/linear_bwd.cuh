@@ -43,7 +43,9 @@ struct Layout {
 
 /// What lies behind the operands.
 struct Rest {
-  uint32_t used[kMostTiles / 32];
+  uint32_t used[kMostTiles / 32];  ///< bits of the steps of a walk, see find_used()
+  /// Of the walk, see Walk: read at every use, registers are scarce.
+  volatile int member, first_part, parts, skips;
 };
 
 /// The kernels: columns of dy up to kN, of x exactly kK; units of dW that the groups of warps after the first hold.
@@ -100,54 +102,58 @@ struct Division {
   }
 };
 
-/// What a block does for one member: some of its parts, one after the other, `per_part` tiles each. Step i of part r is tile
-/// r + i * all_parts, which may not exist.
+/// What a block does for one member: some of its parts, one after the other, d.per_part tiles each. Step i of part r is tile
+/// r + i * d.parts, which may not exist.
 struct Walk {
-  uint32_t* used;  ///< bits of the steps, see find_used()
-  int member, first_part, parts, all_parts, per_part, all_tiles;
-  uint32_t inverse;  ///< of per_part: 2^32 / per_part + 1, 0 of 1
-  bool skips;        ///< has bits
+  const Division& d;
+  Rest& rest;  ///< which member and parts, and whether steps have bits
 
-  __device__ __forceinline__ int steps() const { return parts * per_part; }
-  /// From first_part on.
+  __device__ __forceinline__ int member() const { return rest.member; }
+  __device__ __forceinline__ int parts() const { return rest.parts; }
+  __device__ __forceinline__ bool skips() const { return rest.skips != 0; }
+  __device__ __forceinline__ int steps() const { return rest.parts * d.per_part; }
+  /// Of the walk's.
   __device__ __forceinline__ int part_of(int step) const {
-    return inverse == 0 ? step : static_cast<int>(__umulhi(static_cast<uint32_t>(step), inverse));
+    return d.inverse == 0 ? step
+                          : static_cast<int>(__umulhi(static_cast<uint32_t>(step), d.inverse));
   }
   __device__ __forceinline__ int tile_of(int step) const {
     const int part = part_of(step);
-    return first_part + part + (step - part * per_part) * all_parts;
+    return rest.first_part + part + (step - part * d.per_part) * d.parts;
   }
   __device__ __forceinline__ int first_row(int step) const { return tile_of(step) * kRows; }
   /// The first step after `step` whose tile exists and is used; steps() where there is none.
   __device__ __forceinline__ int next(int step) const {
     int at = step + 1;
-    if (!skips) {
-      while (at < steps() && tile_of(at) >= all_tiles) ++at;
+    const int end = steps();
+    if (!skips()) {
+      while (at < end && tile_of(at) >= d.tiles) ++at;
       return at;
     }
-    while (at < steps()) {
-      const uint32_t left = used[at / 32] >> at % 32;
+    while (at < end) {
+      const uint32_t left = rest.used[at / 32] >> at % 32;
       if (left != 0) return at + __ffs(static_cast<int>(left)) - 1;
       at = (at / 32 + 1) * 32;
     }
-    return steps();
+    return end;
   }
 };
 
 /// Which tiles hold a row that is used: one that begins its sequence, or has a target at it or behind it in its sequence. All
 /// threads take part.
 __device__ __forceinline__ void find_used(const RowGradients& p, const Walk& w) {
-  const int32_t* const targets = p.targets + w.member * p.targets_member;
-  for (int i = static_cast<int>(threadIdx.x); i < kMostTiles / 32; i += kThreads) w.used[i] = 0;
+  const int32_t* const targets = p.targets + w.member() * p.targets_member;
+  for (int i = static_cast<int>(threadIdx.x); i < kMostTiles / 32; i += kThreads)
+    w.rest.used[i] = 0;
   __syncthreads();
   for (int i = warp_id(); i < w.steps(); i += kWarps) {
-    if (w.tile_of(i) >= w.all_tiles) continue;
+    if (w.tile_of(i) >= w.d.tiles) continue;
     const int first = w.first_row(i), last = min(first + kRows, static_cast<int>(p.rows)) - 1,
               sequence = first / p.seqlen, end = (sequence + 1) * p.seqlen;
     bool in = first == sequence * p.seqlen || last >= end;
     for (int row = first + lane_id(); row < end; row += kWarp) in |= __ldg(targets + row) >= 0;
     in = __any_sync(0xFFFFFFFFu, in);
-    if (in && lane_id() == 0) atomicOr(w.used + i / 32, 1u << i % 32);
+    if (in && lane_id() == 0) atomicOr(w.rest.used + i / 32, 1u << i % 32);
   }
   __syncthreads();
 }
@@ -155,7 +161,7 @@ __device__ __forceinline__ void find_used(const RowGradients& p, const Walk& w) 
 /// Zeros in the rows of dx whose tiles are not visited. All threads take part.
 __device__ __forceinline__ void clear_unused(const RowGradients& p, const Walk& w, float* dx) {
   for (int i = 0; i < w.steps(); ++i) {
-    if ((w.used[i / 32] >> i % 32 & 1) != 0 || w.tile_of(i) >= w.all_tiles) continue;
+    if ((w.rest.used[i / 32] >> i % 32 & 1) != 0 || w.tile_of(i) >= w.d.tiles) continue;
     const int64_t first = w.first_row(i);
     const int floats = static_cast<int>(min(int64_t{kRows}, p.rows - first)) * p.k;
     for (int c = 4 * static_cast<int>(threadIdx.x); c < floats; c += 4 * kThreads)
