@@ -78,8 +78,7 @@ __device__ __forceinline__ int column_of(int i) {
 /// Units of dW to the block's part; rows beyond dy's columns belong to nobody.
 template <class V, int kBegin, int kUnits>
 __device__ __forceinline__ void leave_units(const float (&dw)[kUnits][32], int n, float* part) {
-  int thread;  // hidden: the compiler would compute all places before the walk and keep them through it
-  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+  const int thread = hidden_thread();
   const int first = thread / kWarp % 4 * 16 + thread % kWarp / 4, column = thread % 4 * 2;
 #pragma unroll
   for (int u = 0; u < kUnits; ++u) {
@@ -99,17 +98,15 @@ __device__ __forceinline__ void leave_units(const float (&dw)[kUnits][32], int n
 struct Matrices {
   const RowGradients& p;
   const Walk& w;
-  __device__ __forceinline__ const float* dy() const { return p.dy + w.member() * p.dy_member; }
-  __device__ __forceinline__ const float* x() const { return p.x + w.member() * p.x_member; }
+  __device__ __forceinline__ const float* dy() const { return p.dy + w.member * p.dy_member; }
+  __device__ __forceinline__ const float* x() const { return p.x + w.member * p.x_member; }
   __device__ __forceinline__ const float* weight() const {
-    return p.weight + w.member() * p.weight_member;
+    return p.weight + w.member * p.weight_member;
   }
-  __device__ __forceinline__ const float* norm() const {
-    return p.norm + w.member() * p.norm_member;
-  }
-  __device__ __forceinline__ float* dx() const { return p.dx + w.member() * p.dx_member; }
+  __device__ __forceinline__ const float* norm() const { return p.norm + w.member * p.norm_member; }
+  __device__ __forceinline__ float* dx() const { return p.dx + w.member * p.dx_member; }
   __device__ __forceinline__ float* part(int i) const {
-    return p.parts + w.member() * p.parts_member + i * p.part_stride;
+    return p.parts + w.member * p.parts_member + i * p.part_stride;
   }
 };
 
@@ -118,7 +115,6 @@ template <class V, bool kNorm>
 struct Rows {
   const RowGradients& p;
   const Matrices& of;
-  const Walk& w;
   uint32_t memory;
   Share<V, kNorm> share;
 
@@ -127,16 +123,16 @@ struct Rows {
     if constexpr (!kNorm) return make_float4(0, 0, 0, 0);
     return __ldg(reinterpret_cast<const float4*>(of.norm() + share.x_column()));
   }
-  __device__ __forceinline__ void load(int step) {
-    if (step < w.steps()) share.load(p, of.dy(), of.x(), w.first_row(step));
+  __device__ __forceinline__ void load(uint32_t step) {
+    if (step != Walk::kEnd) share.load(p, of.dy(), of.x(), Walk::first_row(step));
   }
   /// A tile that will be loaded next. Its bytes come while others are loaded: one tile under way leaves the memory idle in between.
-  __device__ __forceinline__ void expect(int step) {
-    if (step < w.steps() && threadIdx.x == kThreads - 1)
-      share.expect(p, of.dy(), of.x(), w.first_row(step));
+  __device__ __forceinline__ void expect(uint32_t step) {
+    if (step != Walk::kEnd && threadIdx.x == kThreads - 1)
+      share.expect(p, of.dy(), of.x(), Walk::first_row(step));
   }
   /// Of the tile whose numbers are there; `then` is the step after it, `after` the one after that.
-  __device__ __forceinline__ void bring(int stage, int then, int after) {
+  __device__ __forceinline__ void bring(int stage, uint32_t then, uint32_t after) {
     share.store(memory + V::At::dy(stage), memory + V::At::x(stage), scale(), p.eps);
     fence_for_products();  // before the loads: it would wait for them
     load(then);
@@ -144,20 +140,20 @@ struct Rows {
   }
 };
 
-/// The walk of group kRole from `step` on, whose operands are in stage 0; `next` and `then` are the steps after it. All groups meet at
-/// the same barriers.
+/// The walk of group kRole, the operands of whose first step are in stage 0. All groups meet at the same barriers.
 template <class V, bool kNorm, int kRole>
 __device__ __forceinline__ void run(const RowGradients& p, const Matrices& of, const Walk& w,
-                                    Rows<V, kNorm>& rows, int step, int next, int then) {
+                                    Rows<V, kNorm>& rows) {
   using At = typename V::At;
   constexpr int kK = V::kK, kM = V::kM, kUnits = V::kUnits[kRole], kBegin = V::kBegins[kRole];
   constexpr bool kFirst = kRole == 0;
   const uint32_t memory = rows.memory;
+  const uint32_t* steps = w.steps;
+  uint32_t step = steps[0], next = steps[1], then = steps[2];
   int stage = 0;
-  for (int part = 0; part < w.parts(); ++part) {
+  for (int part = 0; part < w.parts; ++part) {
     float dw[kUnits > 0 ? kUnits : 1][32] = {};
-    for (const int end = (part + 1) * w.d.per_part; step < end; stage ^= 1) {
-      const int after = then < w.steps() ? w.next(then) : then;
+    for (; Walk::part_of(step) == part; stage ^= 1) {
       float out[kFirst ? kM : 1][kFirst ? 16 : 1] = {};  // dx^T
       if constexpr (kFirst) hold(out);
       hold(dw);
@@ -166,13 +162,16 @@ __device__ __forceinline__ void run(const RowGradients& p, const Matrices& of, c
       if constexpr (kFirst) multiply_rows<V>(out, memory, dy);
       if constexpr (kUnits > 0) multiply_units<V, kBegin>(dw, dy, x);
       commit_products();
-      if (next < w.steps()) rows.bring(stage ^ 1, then, after);
+      const uint32_t after = then == Walk::kEnd ? then : steps[3];
+      ++steps;
+      if (next != Walk::kEnd) rows.bring(stage ^ 1, then, after);
+      const int first = Walk::first_row(step) + row_of(0), left = static_cast<int>(p.rows) - first;
+      float* const to =
+          kFirst ? of.dx() + static_cast<int64_t>(first) * kK + column_of(0) : nullptr;
       wait_products<0>();
       if constexpr (kFirst) hold(out);
       hold(dw);
       if constexpr (kFirst) {
-        const int first = w.first_row(step) + row_of(0), left = static_cast<int>(p.rows) - first;
-        float* const to = of.dx() + static_cast<int64_t>(first) * kK + column_of(0);
 #pragma unroll
         for (int m = 0; m < kM; ++m) {
 #pragma unroll
@@ -185,7 +184,7 @@ __device__ __forceinline__ void run(const RowGradients& p, const Matrices& of, c
       sync_threads(2, kThreads);
       step = next, next = then, then = after;
     }
-    if constexpr (kUnits > 0) leave_units<V, kBegin>(dw, p.n, of.part(w.rest.first_part + part));
+    if constexpr (kUnits > 0) leave_units<V, kBegin>(dw, p.n, of.part(w.first_part + part));
   }
 }
 
@@ -197,45 +196,34 @@ __global__ void __launch_bounds__(kThreads, 1)
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   extern __shared__ __align__(1024) unsigned char shared[];
   const uint32_t memory = shared_address(shared);
-  Rest& rest = *reinterpret_cast<Rest*>(shared + V::At::kRest);
-  const Walk w{d, rest};
+  Walk& w = *reinterpret_cast<Walk*>(shared + V::At::kRest);
   const Matrices of{p, w};
-  // Of all members' parts in a row.
   const int64_t all = int64_t{d.parts} * members;
-  auto at = static_cast<int>(all * blockIdx.x / gridDim.x);
-  while (at < all * (blockIdx.x + 1) / gridDim.x) {
-    if (threadIdx.x == 0) {
-      const auto end = static_cast<int>(all * (blockIdx.x + 1) / gridDim.x);
-      const int first = at % d.parts, parts = min(end - at, d.parts - first);
-      rest.member = at / d.parts, rest.first_part = first, rest.parts = parts;
-      rest.skips = p.targets != nullptr && parts * d.per_part <= kMostTiles;
-    }
-    __syncthreads();
-    if (w.skips()) find_used(p, w);
-    Rows<V, kNorm> rows{p, of, w, memory};
-    auto after = [&](int step) { return step < w.steps() ? w.next(step) : step; };
-    const int step = w.next(-1), next = after(step), then = after(next);
-    rows.load(step);
-    rows.expect(next);
-    if (w.skips()) clear_unused(p, w, of.dx());
+  const auto end = static_cast<int>(all * (blockIdx.x + 1) / gridDim.x);
+  for (auto part = static_cast<int>(all * blockIdx.x / gridDim.x); part < end;) {
+    plan(p, d, part, end, w);
+    Rows<V, kNorm> rows{p, of, memory};
+    rows.load(w.steps[0]);
+    rows.expect(w.steps[1]);
+    if (p.targets != nullptr) clear_unused(p, d, w, of.dx());
     hold_weight<V>(p, of.weight(), memory);
-    if (step < w.steps()) rows.bring(0, next, then);
+    if (w.steps[0] != Walk::kEnd) rows.bring(0, w.steps[1], w.steps[2]);
     fence_for_products();
     __syncthreads();
     switch (__shfl_sync(0xFFFFFFFFu, warp_id() / 4, 0)) {  // known to be the warp's
       case 0:
-        run<V, kNorm, 0>(p, of, w, rows, step, next, then);
+        run<V, kNorm, 0>(p, of, w, rows);
         break;
       case 1:
-        run<V, kNorm, 1>(p, of, w, rows, step, next, then);
+        run<V, kNorm, 1>(p, of, w, rows);
         break;
       case 2:
-        run<V, kNorm, 2>(p, of, w, rows, step, next, then);
+        run<V, kNorm, 2>(p, of, w, rows);
         break;
       default:
-        run<V, kNorm, 3>(p, of, w, rows, step, next, then);
+        run<V, kNorm, 3>(p, of, w, rows);
     }
-    at += w.parts();
+    part += w.parts;
     __syncthreads();
   }
 #endif

@@ -17,7 +17,7 @@ constexpr int kRows = 32, kGroups = kRows / 8;  // of a tile; its groups of eigh
 constexpr int kWide = 64;                       // columns of dW's units, both ways
 constexpr int kRoles = 4, kThreads = kRoles * kWarpgroup, kWarps = kThreads / kWarp;
 constexpr int kStages = 2;
-constexpr int kMostTiles = 2048;  // that a block knows to be used or not
+constexpr int kMostSteps = 512;  // of a walk: tiles that a block visits with one W
 
 __host__ __device__ constexpr int up(int a, int b) { return (a + b - 1) / b; }
 
@@ -41,11 +41,21 @@ struct Layout {
   static constexpr int kRest = 2 * kWPlane + kStages * 2 * (kDyPlane + kXPlane);
 };
 
-/// What lies behind the operands.
-struct Rest {
-  uint32_t used[kMostTiles / 32];  ///< bits of the steps of a walk, see find_used()
-  /// Of the walk, see Walk: read at every use, registers are scarce.
-  volatile int member, first_part, parts, skips;
+/// What lies behind the operands: a walk, which is what a block does for one member. Some of its parts, one after the other, their
+/// tiles in order, those that are used. Read at every use: registers are scarce.
+struct Walk {
+  /// A step is a tile and its part, counted from first_part on; kEnd follows the last.
+  static constexpr uint32_t kEnd = 0xFFFFFFFFu;
+  uint32_t steps[kMostSteps + 4];
+  uint32_t used[kMostSteps / 32];  // bits of the parts' tiles
+  int member, first_part, parts;
+
+  __device__ __forceinline__ static int first_row(uint32_t step) {
+    return static_cast<int>(step & 0xFFFF) * kRows;
+  }
+  __device__ __forceinline__ static int part_of(uint32_t step) {
+    return static_cast<int>(step >> 16);
+  }
 };
 
 /// The kernels: columns of dy up to kN, of x exactly kK; units of dW that the groups of warps after the first hold.
@@ -55,7 +65,7 @@ struct Variant {
   static constexpr int kUnits[] = {kUnits0, kUnits1, kUnits2, kUnits3},
                        kBegins[] = {0, kUnits0, kUnits0 + kUnits1, kUnits0 + kUnits1 + kUnits2};
   using At = Layout<kN, kK>;
-  static constexpr int kBytes = At::kRest + static_cast<int>(sizeof(Rest));
+  static constexpr int kBytes = At::kRest + static_cast<int>(sizeof(Walk));
   static constexpr int kAll = kUnits0 + kUnits1 + kUnits2 + kUnits3;
   static_assert(kAll / kM == At::kBlocks);
 };
@@ -84,85 +94,77 @@ bool with_variant(int n, int k, F&& f) {
 
 /// How the rows are divided: shapes alone decide.
 struct Division {
-  int tiles = 0, parts = 0, per_part = 0;
-  uint32_t inverse = 0;  ///< of per_part: 2^32 / per_part + 1, 0 of 1
+  int tiles = 0, parts = 0, per_part = 0;  ///< tile i of part r is r + i * parts, where it exists
   bool possible = false;
 
   Division(int64_t rows, int n, int k) {
-    int bytes = 0;
-    possible = with_variant(n, k, [&]<class V>() { bytes = V::kBytes; }) &&
-               has_warpgroup_products() && bytes <= shared_bytes_per_block();
     // A part of dW is written and read again: parts of 160 rows where that leaves enough of them.
-    tiles = static_cast<int>((rows + kRows - 1) / kRows);
+    tiles = static_cast<int>(std::min<int64_t>((rows + kRows - 1) / kRows, 1 << 24));
     const int most = static_cast<int>(std::clamp<int64_t>(rows / 160, 64, 128));
     parts = std::max(1, up(tiles, std::max(1, up(tiles, most))));
     per_part = std::max(1, up(tiles, parts));
-    if (per_part > 1)
-      inverse = static_cast<uint32_t>((uint64_t{1} << 32) / static_cast<uint64_t>(per_part) + 1);
+    int bytes = 0;
+    possible = with_variant(n, k, [&]<class V>() { bytes = V::kBytes; }) &&
+               has_warpgroup_products() && bytes <= shared_bytes_per_block() &&
+               per_part <= kMostSteps && tiles <= 0xFFFF;
   }
 };
 
-/// What a block does for one member: some of its parts, one after the other, d.per_part tiles each. Step i of part r is tile
-/// r + i * d.parts, which may not exist.
-struct Walk {
-  const Division& d;
-  Rest& rest;  ///< which member and parts, and whether steps have bits
+/// Whether a tile holds a row that is used: one that begins its sequence, or has a target at it or behind it in its sequence. All
+/// lanes of a warp.
+__device__ __forceinline__ bool is_used(const RowGradients& p, int member, int tile) {
+  if (p.targets == nullptr) return true;
+  const int32_t* const targets = p.targets + member * p.targets_member;
+  const int first = tile * kRows, last = min(first + kRows, static_cast<int>(p.rows)) - 1,
+            sequence = first / p.seqlen, end = (sequence + 1) * p.seqlen;
+  bool in = first == sequence * p.seqlen || last >= end;
+  for (int row = first; row < end && !in; row += kWarp) {
+    const int mine = row + lane_id();
+    in = __any_sync(0xFFFFFFFFu, mine < end && __ldg(targets + mine) >= 0);
+  }
+  return in;
+}
 
-  __device__ __forceinline__ int member() const { return rest.member; }
-  __device__ __forceinline__ int parts() const { return rest.parts; }
-  __device__ __forceinline__ bool skips() const { return rest.skips != 0; }
-  __device__ __forceinline__ int steps() const { return rest.parts * d.per_part; }
-  /// Of the walk's.
-  __device__ __forceinline__ int part_of(int step) const {
-    return d.inverse == 0 ? step
-                          : static_cast<int>(__umulhi(static_cast<uint32_t>(step), d.inverse));
-  }
-  __device__ __forceinline__ int tile_of(int step) const {
-    const int part = part_of(step);
-    return rest.first_part + part + (step - part * d.per_part) * d.parts;
-  }
-  __device__ __forceinline__ int first_row(int step) const { return tile_of(step) * kRows; }
-  /// The first step after `step` whose tile exists and is used; steps() where there is none.
-  __device__ __forceinline__ int next(int step) const {
-    int at = step + 1;
-    const int end = steps();
-    if (!skips()) {
-      while (at < end && tile_of(at) >= d.tiles) ++at;
-      return at;
-    }
-    while (at < end) {
-      const uint32_t left = rest.used[at / 32] >> at % 32;
-      if (left != 0) return at + __ffs(static_cast<int>(left)) - 1;
-      at = (at / 32 + 1) * 32;
-    }
-    return end;
-  }
-};
-
-/// Which tiles hold a row that is used: one that begins its sequence, or has a target at it or behind it in its sequence. All
+/// Lists the steps of the parts from `part` on, of all members' parts in a row, up to `end` or as many as there is room for. All
 /// threads take part.
-__device__ __forceinline__ void find_used(const RowGradients& p, const Walk& w) {
-  const int32_t* const targets = p.targets + w.member() * p.targets_member;
-  for (int i = static_cast<int>(threadIdx.x); i < kMostTiles / 32; i += kThreads)
-    w.rest.used[i] = 0;
+__device__ __forceinline__ void plan(const RowGradients& p, const Division& d, int part, int end,
+                                     Walk& w) {
+  if (threadIdx.x == 0) {
+    w.member = part / d.parts, w.first_part = part % d.parts;
+    w.parts = min(min(end - part, d.parts - w.first_part), kMostSteps / d.per_part);
+  }
+  if (threadIdx.x < kMostSteps / 32) w.used[threadIdx.x] = 0;
   __syncthreads();
-  for (int i = warp_id(); i < w.steps(); i += kWarps) {
-    if (w.tile_of(i) >= w.d.tiles) continue;
-    const int first = w.first_row(i), last = min(first + kRows, static_cast<int>(p.rows)) - 1,
-              sequence = first / p.seqlen, end = (sequence + 1) * p.seqlen;
-    bool in = first == sequence * p.seqlen || last >= end;
-    for (int row = first + lane_id(); row < end; row += kWarp) in |= __ldg(targets + row) >= 0;
-    in = __any_sync(0xFFFFFFFFu, in);
-    if (in && lane_id() == 0) atomicOr(w.rest.used + i / 32, 1u << i % 32);
+  const int most = w.parts * d.per_part;
+  for (int i = warp_id(); i < most; i += kWarps) {
+    const int tile = w.first_part + i / d.per_part + i % d.per_part * d.parts;
+    if (tile < d.tiles && is_used(p, w.member, tile) && lane_id() == 0)
+      atomicOr(w.used + i / 32, 1u << i % 32);
+  }
+  __syncthreads();
+  if (warp_id() == 0) {
+    int count = 0;
+    for (int i = lane_id(); i - lane_id() < most; i += kWarp) {
+      const uint32_t bits = w.used[i / 32];
+      const int place = count + __popc(bits & ((1u << lane_id()) - 1));
+      if ((bits >> lane_id() & 1) != 0)
+        w.steps[place] =
+            static_cast<uint32_t>(w.first_part + i / d.per_part + i % d.per_part * d.parts) |
+            static_cast<uint32_t>(i / d.per_part) << 16;
+      count += __popc(bits);
+    }
+    if (lane_id() < 4) w.steps[count + lane_id()] = Walk::kEnd;
   }
   __syncthreads();
 }
 
 /// Zeros in the rows of dx whose tiles are not visited. All threads take part.
-__device__ __forceinline__ void clear_unused(const RowGradients& p, const Walk& w, float* dx) {
-  for (int i = 0; i < w.steps(); ++i) {
-    if ((w.rest.used[i / 32] >> i % 32 & 1) != 0 || w.tile_of(i) >= w.d.tiles) continue;
-    const int64_t first = w.first_row(i);
+__device__ __forceinline__ void clear_unused(const RowGradients& p, const Division& d,
+                                             const Walk& w, float* dx) {
+  for (int i = 0; i < w.parts * d.per_part; ++i) {
+    const int tile = w.first_part + i / d.per_part + i % d.per_part * d.parts;
+    if ((w.used[i / 32] >> i % 32 & 1) != 0 || tile >= d.tiles) continue;
+    const int64_t first = int64_t{tile} * kRows;
     const int floats = static_cast<int>(min(int64_t{kRows}, p.rows - first)) * p.k;
     for (int c = 4 * static_cast<int>(threadIdx.x); c < floats; c += 4 * kThreads)
       *reinterpret_cast<float4*>(dx + first * p.k + c) = make_float4(0, 0, 0, 0);
@@ -176,22 +178,30 @@ __device__ __forceinline__ void store_words(uint32_t to, uint32_t first, uint32_
   asm volatile("st.shared.v2.b32 [%0], {%1, %2};" ::"r"(to), "r"(first), "r"(second));
 }
 
+/// threadIdx.x, hidden from the compiler: it would compute all places that depend on it before a loop and keep them through it.
+__device__ __forceinline__ int hidden_thread() {
+  int thread;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+  return thread;
+}
+
 /// W, split, zeros from row n on. A lane has four columns. All threads take part.
 template <class V>
 __device__ __forceinline__ void hold_weight(const RowGradients& p, const float* w,
                                             uint32_t memory) {
   constexpr int kLanes = V::kK / 4, kTogether = V::kN * kLanes / kThreads;
-  const int column = static_cast<int>(threadIdx.x) % kLanes * 4;
+  const int thread = hidden_thread();
+  const int column = thread % kLanes * 4;
   float4 v[kTogether];
 #pragma unroll
   for (int i = 0; i < kTogether; ++i) {
-    const int row = (i * kThreads + static_cast<int>(threadIdx.x)) / kLanes;
+    const int row = (i * kThreads + thread) / kLanes;
     v[i] = row < p.n ? __ldg(reinterpret_cast<const float4*>(w + row * V::kK + column))
                      : make_float4(0, 0, 0, 0);
   }
 #pragma unroll
   for (int i = 0; i < kTogether; ++i) {
-    const int row = (i * kThreads + static_cast<int>(threadIdx.x)) / kLanes;
+    const int row = (i * kThreads + thread) / kLanes;
     const PackedPair<true> low(v[i].x, v[i].y), high(v[i].z, v[i].w);
     const uint32_t to = memory + column / kWide * (V::kN * 128) + row * 128 +
                         swizzled_unit<Pattern::kRows128>(row, column % kWide / 8) * 16 +
