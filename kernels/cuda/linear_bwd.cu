@@ -1,15 +1,14 @@
-// Both gradients of linear in one pass over dy, see RowGradients: dx = dy W, and parts of dW = dy^T x.
+// Both gradients of linear in one pass over dy, see RowGradients: dx = dy W, and parts of dW = dy^T x; with a norm before the layer
+// its gradients too.
 //
-//   A warp has 64 columns of dy by 64 of x, of W and of dW alike. dW stays in its registers for a run of rows; W lies in shared
-//   memory as operand fragments. A warp multiplies 16 rows at a time, first with W, then with x. Where several warps share the
-//   columns of dy, their shares of dx meet in shared memory and leave one tile later. Where few warps cover the result, tiles
-//   are of 16 r_groups rows, which as many warps share and add in order at the end. Rows are copied one or two tiles ahead and
-//   stay fp32 in shared memory; each warp splits what it reads, so one barrier a tile is all. No index of a product is in its
-//   natural order: the numbers of a lane's operands lie side by side, 16 bytes to a load, and so do its results.
+//   A block holds W and walks tiles of 32 rows, all threads alike: products of a tile run by themselves (wgmma) while the threads
+//   split the next tile's numbers into two bf16 and store them as operands, which serve both results, and ask for the tile
+//   after it. The first group of warps has dx, transposed, so that a thread keeps its columns; the others hold dW's units of 64 x 64
+//   in registers for the whole walk. One barrier a tile.
 //   launch    grid x: runs, y: members
-//   traffic   dy and x once, dx once; W and a part of dW once per run
-//   numerics  dx: one fp32 sum over 64 columns of dy, then these sums in order. A part of dW: one fp32 sum in the order of its
-//             tiles, then the r_groups in order. Runs and parts depend on shapes only
+//   traffic   dy and x once, dx once, with a norm x twice; W and a part of dW once per run
+//   numerics  dx: one fp32 sum in the order of dy's columns. A part of dW: one fp32 sum in the order of its rows. The norm's sums
+//             over a row: columns of a warp, then the warps. Runs and parts depend on shapes only
 #include "kernels/cuda/check.cuh"
 #include "kernels/cuda/linear_bwd.cuh"
 
@@ -18,238 +17,227 @@ namespace {
 
 using namespace gradients;
 
-template <bool kShares, int kSlots>
-__global__ void __launch_bounds__(kMaxWarps* kWarp, 1)
-    row_gradients(const __grid_constant__ GradientArgs a) {
-  extern __shared__ uint4 memory[];
-  const RowGradients& p = a.p;
-  const int tile_rows = kRows * a.r_groups, sum_floats = Division::sum_floats(a),
-            slot_floats = Division::slot_floats(a);
-  float* const sums = reinterpret_cast<float*>(memory + Division::weight_units(a));  // two tiles
-  float* const slots = sums + 2 * sum_floats;
-  auto* const used = reinterpret_cast<uint32_t*>(slots + kSlots * slot_floats);
-  const int lane = lane_id(), g = lane / 4, t = lane % 4;
-  const int warps = static_cast<int>(blockDim.x) / kWarp;
-  const int m_group = kShares ? warp_id() % a.m_groups : 0,
-            n_group = warp_id() / a.m_groups % a.n_groups,
-            r_group = warp_id() / (a.m_groups * a.n_groups);
-  // The last group may begin among the columns of the one before it: these count there.
-  const int m0 = min(m_group * kColumns, a.columns - kColumns), n0 = n_group * kColumns,
-            row0 = r_group * kRows;
-  const bool repeats = kShares && m0 != m_group * kColumns;
-  const int rows = static_cast<int>(p.rows);
-  const float* const dy = p.dy + blockIdx.y * p.dy_member;
-  const float* const x = p.x + blockIdx.y * p.x_member;
-  float* const dx = p.dx + blockIdx.y * p.dx_member;
-  const auto blocks = static_cast<int>(gridDim.x);
-  const int tiles = (a.tiles - static_cast<int>(blockIdx.x) + blocks - 1) / blocks;
-  auto first_row = [&](int tile) {
-    return (static_cast<int>(blockIdx.x) + tile * blocks) * tile_rows;
-  };
-  const bool skips = p.targets != nullptr && tiles <= kMostTiles;
-  if (skips) find_used(a, tiles, used);
-  auto next = [&](int at) { return skips ? next_used(used, at, tiles) : at + 1; };
-
-  auto start = [&](int tile, int slot) {
-    if (tile < tiles) {
-      const int first = first_row(tile);
-      const float *const dy_tile = at_row(dy, first, p.n), *const x_tile = at_row(x, first, p.k);
-      float* const to = slots + slot * slot_floats;
-      for (int r = warp_id(); r < tile_rows; r += warps) {
-        const bool in = first + r < rows;
-        const float* const from = dy_tile + r * p.n;
-        if (p.n % 4 == 0) {
-          copy_row<4>(to + r * a.pitch_dy, from, p.n, in);
-        } else {
-          copy_row<2>(to + r * a.pitch_dy, from, p.n, in);
-        }
-        copy_row<4>(to + tile_rows * a.pitch_dy + r * a.pitch_x, x_tile + r * p.k, p.k, in);
-      }
-    }
-    commit_copies();
-  };
-  // `ahead` is the last tile that is on its way.
-  int tile = next(-1), ahead = tile;
+/// dW's units `kBegin` .. of a tile: 64 columns of dy, 64 of x each.
+template <class V, int kBegin, int kUnits>
+__device__ __forceinline__ void multiply_units(float (&dw)[kUnits][32], uint32_t dy, uint32_t x) {
+  using At = typename V::At;
+  const Operand<Pattern::kRows128, 0, 1024> full(dy);
+  const Operand<Pattern::kRows64, At::kBlock / 2, 512> half(dy);
+  const Operand<Pattern::kCores, kCoreBytes, At::kXStride> of_x(x);
 #pragma unroll
-  for (int s = 0; s < kSlots; ++s) {
-    if (s > 0) ahead = next(ahead);
-    start(ahead, s);
-  }
-  if (skips) clear_unused(a, used, tiles, dx);
-  for (int r = warp_id(); r < kSlots * tile_rows; r += warps) {
-    float* const to = slots + r / tile_rows * slot_floats;
-    const int row = r % tile_rows;
-    for (int c = p.n + lane; c < a.pitch_dy; c += kWarp) to[row * a.pitch_dy + c] = 0;
-    for (int c = p.k + lane; c < a.pitch_x; c += kWarp)
-      to[tile_rows * a.pitch_dy + row * a.pitch_x + c] = 0;
-  }
-  hold_weight(a, p.weight + blockIdx.y * p.weight_member, memory);
-  wait_copies<kSlots - 1>();
-  __syncthreads();
-
-  // Loads of 16 bytes hit all banks. Eight neighbouring lanes have g, g + 1 and all t; rows are eight banks apart. Along a row
-  // of dy they read two rows that are two apart, modulo four, and along its columns rows t. Index i of a tile of mma is row
-  // row_of(i).
-  auto row_of = [](int i) { return (i / 4 * 6 + i / 2 % 2) ^ (i % 2 * 2); };
-  const int along_row = (row0 + row_of(g)) * a.pitch_dy + m0 + 4 * t,
-            along_column = (row0 + t) * a.pitch_dy + m0 + 4 * g,
-            along_x = tile_rows * a.pitch_dy + (row0 + t) * a.pitch_x + n0 + 4 * g;
-  const uint4* const weight = memory + n_group * (a.columns / 16 + 1) * kStepUnits + lane;
-  const int zeros = a.columns / 16, step0 = m0 / 16;  // the last step of weight is zero
-  const int step_at[kM] = {(repeats ? zeros : step0) * kStepUnits,
-                           (repeats ? zeros : step0 + 1) * kStepUnits, (step0 + 2) * kStepUnits,
-                           (step0 + 3) * kStepUnits};
-  // A share of dx: 16-byte unit u of row r lies at u ^ (2 (r % 4)), so that the accumulators' stores hit all banks as well.
-  auto unit_at = [](int row, int u) { return row * kColumns + 4 * (u ^ (row % 4 * 2)); };
-  auto leave = [&](int tile, int buffer) {
-    const int group = tile_rows * kColumns;
-    for (int n = 0; n < a.n_groups; ++n) {
-      const float* const from = sums + buffer * sum_floats + n * group;
-      for (int i = static_cast<int>(threadIdx.x); i < group / 4;
-           i += static_cast<int>(blockDim.x)) {
-        const int u = i % (kColumns / 4), r = i / (kColumns / 4);
-        const int column = n * kColumns + 4 * u, first = first_row(tile);
-        if (column >= p.k || first + r >= rows) continue;
-        const float* const share = from + unit_at(r, u);
-        float4 v = four(share);
+  for (int s = 0; s < kRows / 16; ++s) {
 #pragma unroll
-        for (int m = 1; m < kMaxWarps; ++m) {
-          if (m >= a.m_groups) continue;
-          const float4 other = four(share + m * a.n_groups * group);
-          v.x += other.x, v.y += other.y, v.z += other.z, v.w += other.w;
-        }
-        *reinterpret_cast<float4*>(at_row(dx, first, p.k) + r * p.k + column) = v;
-      }
-    }
-  };
-
-  // Accumulators [q][j][m][h]: of columns 32 (m / 2) + 4 g + 2 (m % 2) + {0, 1} of dy and 32 q + 8 t + 2 j + h + {0, 4} of x.
-  float acc[2][2][kM][2][4] = {};
-  int slot = 0, before = -1, buffer = 0;  // the tile before, where the shares of this one meet
-  while (tile < tiles) {
-    const float* const held = slots + slot * slot_floats;
-    {
-      // [m][h]: columns 32 (m / 2) + 4 g + 2 (m % 2) + {0, 1} of dx, its rows 8 h + row_of(2 t + {0, 1}).
-      float part[kM][2][4] = {};
+    for (int term = 0; term < 3; ++term) {
 #pragma unroll
-      for (int s = 0; s < kM; ++s) {
-        const float4 low = four(held + along_row + 16 * s),
-                     high = four(held + along_row + 8 * a.pitch_dy + 16 * s);
-        Fragment<true> left[kM], right;
-#pragma unroll
-        for (int m = 0; m < kM; ++m) {
-          const uint4 hi = weight[step_at[s] + 2 * m * kWarp],
-                      lo = weight[step_at[s] + (2 * m + 1) * kWarp];
-          left[m].hi[0] = hi.x, left[m].hi[1] = hi.y, left[m].hi[2] = hi.z, left[m].hi[3] = hi.w;
-          left[m].lo[0] = lo.x, left[m].lo[1] = lo.y, left[m].lo[2] = lo.z, left[m].lo[3] = lo.w;
-        }
-        right.set(0, low.x, low.y), right.set(1, low.z, low.w);
-        right.set(2, high.x, high.y), right.set(3, high.z, high.w);
-        multiply(part, left, right);
-      }
-      float* const share =
-          sums + buffer * sum_floats + (m_group * a.n_groups + n_group) * tile_rows * kColumns;
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const int h = i / 2, e = i % 2, row = row0 + 8 * h + row_of(2 * t + e);
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          const float(&low)[4] = part[2 * half][h], (&high)[4] = part[2 * half + 1][h];
-          const float4 v = make_float4(low[e], low[2 + e], high[e], high[2 + e]);
-          if constexpr (kShares) {
-            *reinterpret_cast<float4*>(share + unit_at(row, 8 * half + g)) = v;
-          } else {
-            const int column = n0 + 32 * half + 4 * g, first = first_row(tile);
-            if (first + row < rows && column < p.k)
-              *reinterpret_cast<float4*>(at_row(dx, first, p.k) + row * p.k + column) = v;
-          }
-        }
-      }
-    }
-    if constexpr (kShares) {
-      if (before >= 0) leave(before, buffer ^ 1);
-    }
-    // Rows t, t + 4, t + 8, t + 12 are inner indices 2 t, 2 t + 1, 2 t + 8, 2 t + 9.
-    Fragment<true> left[kM];
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      float4 v[4];
-#pragma unroll
-      for (int j = 0; j < 4; ++j) v[j] = four(held + along_column + 4 * j * a.pitch_dy + 32 * half);
-      transpose(v, left[2 * half], left[2 * half + 1]);
-    }
-#pragma unroll
-    for (int q = 0; q < 2; ++q) {
-      float4 v[4];
-#pragma unroll
-      for (int j = 0; j < 4; ++j) v[j] = four(held + along_x + 4 * j * a.pitch_x + 32 * q);
-      Fragment<true> right;
-      right.set(0, v[0].x, v[1].x), right.set(1, v[2].x, v[3].x);
-      right.set(2, v[0].y, v[1].y), right.set(3, v[2].y, v[3].y);
-      multiply(acc[q][0], left, right);
-      right.set(0, v[0].z, v[1].z), right.set(1, v[2].z, v[3].z);
-      right.set(2, v[0].w, v[1].w), right.set(3, v[2].w, v[3].w);
-      multiply(acc[q][1], left, right);
-    }
-    wait_copies<kSlots - 2>();
-    __syncthreads();
-    ahead = next(ahead);
-    start(ahead, slot);
-    slot = slot + 1 == kSlots ? 0 : slot + 1;
-    before = tile, buffer ^= 1;
-    tile = next(tile);
-  }
-  if constexpr (kShares) {
-    if (before >= 0) leave(before, buffer ^ 1);
-  }
-  if (a.r_groups > 1) {
-    // Element e of a lane lies at [e][lane]; no copies are under way any more.
-    __syncthreads();
-    const int sharing = a.m_groups * a.n_groups;
-    float* const mine = reinterpret_cast<float*>(memory) +
-                        ((r_group - 1) * sharing + warp_id() % sharing) * (kSums * kWarp) + lane;
-    if (r_group > 0) {
-#pragma unroll
-      for (int e = 0; e < kSums; ++e)
-        mine[e * kWarp] = acc[e / 64][e / 32 % 2][e / 8 % kM][e / 4 % 2][e % 4];
-    }
-    __syncthreads();
-    if (r_group > 0) return;
-    for (int r = 1; r < a.r_groups; ++r) {
-      const float* from = mine + r * sharing * (kSums * kWarp);
-#pragma unroll
-      for (int e = 0; e < kSums; ++e)
-        acc[e / 64][e / 32 % 2][e / 8 % kM][e / 4 % 2][e % 4] += from[e * kWarp];
-    }
-  }
-  float* to = p.parts + blockIdx.y * p.parts_member + blockIdx.x * p.part_stride;
-#pragma unroll
-  for (int m = 0; m < kM; ++m) {
-    if (repeats && m < 2) continue;
-#pragma unroll
-    for (int e = 0; e < 2; ++e) {
-      const int n = m0 + 32 * (m / 2) + 4 * g + 2 * (m % 2) + e;
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const int q = i / 2, of = 2 * e + i % 2, k = n0 + 32 * q + 8 * t + 4 * (i % 2);
-        const auto(&sum)[2][kM][2][4] = acc[q];
-        if (n < p.n && k < p.k)
-          *reinterpret_cast<float4*>(to + n * p.k + k) =
-              make_float4(sum[0][m][0][of], sum[0][m][1][of], sum[1][m][0][of], sum[1][m][1][of]);
+      for (int u = 0; u < kUnits; ++u) {
+        const int block = (kBegin + u) / V::kM, k_tile = (kBegin + u) % V::kM,
+                  from = block * At::kBlock + (term == 0 ? At::kDyPlane : 0);
+        multiply_async<true, true>(
+            dw[u], block < At::kFull ? full.at(from + s * 2 * 1024) : half.at(from + s * 2 * 512),
+            of_x.at(k_tile * 8 * At::kXStride + s * 2 * kCoreBytes + (term == 1 ? At::kXPlane : 0)),
+            true);
       }
     }
   }
 }
 
-template <bool kShares, int kSlots>
-void start(const Division& d, int members, CUstream_st* stream) {
-  const GradientArgs& a = d.args;
-  const auto kernel = row_gradients<kShares, kSlots>;
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, d.bytes),
+/// dx^T of a tile: 64 columns of x to each dx[m], 32 rows.
+template <class V>
+__device__ __forceinline__ void multiply_rows(float (&dx)[V::kM][16], uint32_t w, uint32_t dy) {
+  using At = typename V::At;
+  const Operand<Pattern::kRows128, 0, 1024> of_w(w);
+  const Operand<Pattern::kRows128, 0, 1024> full(dy);
+  const Operand<Pattern::kRows64, 0, 512> half(dy);
+#pragma unroll
+  for (int s = 0; s < V::kN / 16; ++s) {
+#pragma unroll
+    for (int term = 0; term < 3; ++term) {
+#pragma unroll
+      for (int m = 0; m < V::kM; ++m) {
+        const int from = s / 4 * At::kBlock + s % 4 * 32 + (term == 1 ? At::kDyPlane : 0);
+        multiply_async<true, false>(
+            dx[m], of_w.at(s * 2 * 1024 + m * (V::kN * 128) + (term == 0 ? At::kWPlane : 0)),
+            s / 4 < At::kFull ? full.at(from) : half.at(from), s > 0 || term > 0);
+      }
+    }
+  }
+}
+
+template <int kArrays, int kFloats>
+__device__ __forceinline__ void hold(float (&c)[kArrays][kFloats]) {
+#pragma unroll
+  for (int i = 0; i < kArrays; ++i) cuda::hold(c[i]);
+}
+
+/// Of a thread that holds dx^T: element i is row row_of(i) of the tile, column column_of(i).
+__device__ __forceinline__ int row_of(int i) { return i / 4 * 8 + lane_id() % 4 * 2 + i % 2; }
+__device__ __forceinline__ int column_of(int i) {
+  return warp_id() % 4 * 16 + lane_id() / 4 + i / 2 % 2 * 8;
+}
+
+/// Units of dW to the block's part; rows beyond dy's columns belong to nobody.
+template <class V, int kBegin, int kUnits>
+__device__ __forceinline__ void leave_units(const float (&dw)[kUnits][32], int n, float* part) {
+  const int thread = hidden_thread();
+  const int first = thread / kWarp % 4 * 16 + thread % kWarp / 4, column = thread % 4 * 2;
+#pragma unroll
+  for (int u = 0; u < kUnits; ++u) {
+    const int row = (kBegin + u) / V::kM * kWide + first;
+    float* const to = part + row * V::kK + (kBegin + u) % V::kM * kWide + column;
+#pragma unroll
+    for (int i = 0; i < 32; i += 2) {
+      const int down = i / 2 % 2 * 8;
+      if (row + down < n)
+        *reinterpret_cast<float2*>(to + down * V::kK + i / 4 * 8) =
+            make_float2(dw[u][i], dw[u][i + 1]);
+    }
+  }
+}
+
+/// The member's matrices. Computed at every use: kept, their addresses would fill a dozen registers.
+struct Matrices {
+  const RowGradients& p;
+  const Walk& w;
+  __device__ __forceinline__ const float* dy() const { return p.dy + w.member * p.dy_member; }
+  __device__ __forceinline__ const float* x() const { return p.x + w.member * p.x_member; }
+  __device__ __forceinline__ const float* weight() const {
+    return p.weight + w.member * p.weight_member;
+  }
+  __device__ __forceinline__ const float* norm() const { return p.norm + w.member * p.norm_member; }
+  __device__ __forceinline__ float* dx() const { return p.dx + w.member * p.dx_member; }
+  __device__ __forceinline__ float* part(int i) const {
+    return p.parts + w.member * p.parts_member + i * p.part_stride;
+  }
+};
+
+/// Brings the tiles of a walk: the operands of one into a stage, the numbers of the next into registers.
+template <class V, bool kNorm>
+struct Rows {
+  const RowGradients& p;
+  const Matrices& of;
+  uint32_t memory;
+  Share<V, kNorm> share;
+
+  /// The norm's weight at the thread's columns of x.
+  __device__ __forceinline__ float4 scale() const {
+    if constexpr (!kNorm) return make_float4(0, 0, 0, 0);
+    return __ldg(reinterpret_cast<const float4*>(of.norm() + share.x_column()));
+  }
+  __device__ __forceinline__ void load(uint32_t step) {
+    if (step != Walk::kEnd) share.load(p, of.dy(), of.x(), Walk::first_row(step));
+  }
+  /// A tile that will be loaded next. Its bytes come while others are loaded: one tile under way leaves the memory idle in between.
+  __device__ __forceinline__ void expect(uint32_t step) {
+    if (step != Walk::kEnd && threadIdx.x == kThreads - 1)
+      share.expect(p, of.dy(), of.x(), Walk::first_row(step));
+  }
+  /// Of the tile whose numbers are there; `then` is the step after it, `after` the one after that.
+  __device__ __forceinline__ void bring(int stage, uint32_t then, uint32_t after) {
+    share.store(memory + V::At::dy(stage), memory + V::At::x(stage), scale(), p.eps);
+    fence_for_products();  // before the loads: it would wait for them
+    load(then);
+    expect(after);
+  }
+};
+
+/// The walk of group kRole, the operands of whose first step are in stage 0. All groups meet at the same barriers.
+template <class V, bool kNorm, int kRole>
+__device__ __forceinline__ void run(const RowGradients& p, const Matrices& of, const Walk& w,
+                                    Rows<V, kNorm>& rows) {
+  using At = typename V::At;
+  constexpr int kK = V::kK, kM = V::kM, kUnits = V::kUnits[kRole], kBegin = V::kBegins[kRole];
+  constexpr bool kFirst = kRole == 0;
+  const uint32_t memory = rows.memory;
+  const uint32_t* steps = w.steps;
+  uint32_t step = steps[0], next = steps[1], then = steps[2];
+  int stage = 0;
+  for (int part = 0; part < w.parts; ++part) {
+    float dw[kUnits > 0 ? kUnits : 1][32] = {};
+    for (; Walk::part_of(step) == part; stage ^= 1) {
+      float out[kFirst ? kM : 1][kFirst ? 16 : 1] = {};  // dx^T
+      if constexpr (kFirst) hold(out);
+      hold(dw);
+      begin_products();
+      const uint32_t dy = memory + At::dy(stage), x = memory + At::x(stage);
+      if constexpr (kFirst) multiply_rows<V>(out, memory, dy);
+      if constexpr (kUnits > 0) multiply_units<V, kBegin>(dw, dy, x);
+      commit_products();
+      const uint32_t after = then == Walk::kEnd ? then : steps[3];
+      ++steps;
+      if (next != Walk::kEnd) rows.bring(stage ^ 1, then, after);
+      const int first = Walk::first_row(step) + row_of(0), left = static_cast<int>(p.rows) - first;
+      float* const to =
+          kFirst ? of.dx() + static_cast<int64_t>(first) * kK + column_of(0) : nullptr;
+      wait_products<0>();
+      if constexpr (kFirst) hold(out);
+      hold(dw);
+      if constexpr (kFirst) {
+#pragma unroll
+        for (int m = 0; m < kM; ++m) {
+#pragma unroll
+          for (int i = 0; i < 16; ++i) {
+            const int row = i / 4 * 8 + i % 2;
+            if (row < left) to[row * kK + i / 2 % 2 * 8 + m * kWide] = out[m][i];
+          }
+        }
+      }
+      sync_threads(2, kThreads);
+      step = next, next = then, then = after;
+    }
+    if constexpr (kUnits > 0) leave_units<V, kBegin>(dw, p.n, of.part(w.first_part + part));
+  }
+}
+
+/// Blocks share all members' parts evenly, in order.
+template <class V, bool kNorm>
+__global__ void __launch_bounds__(kThreads, 1)
+    row_gradients(const __grid_constant__ RowGradients p, const __grid_constant__ Division d,
+                  const int members) {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  extern __shared__ __align__(1024) unsigned char shared[];
+  const uint32_t memory = shared_address(shared);
+  Walk& w = *reinterpret_cast<Walk*>(shared + V::At::kRest);
+  const Matrices of{p, w};
+  const int64_t all = int64_t{d.parts} * members;
+  const auto end = static_cast<int>(all * (blockIdx.x + 1) / gridDim.x);
+  for (auto part = static_cast<int>(all * blockIdx.x / gridDim.x); part < end;) {
+    plan(p, d, part, end, w);
+    Rows<V, kNorm> rows{p, of, memory};
+    rows.load(w.steps[0]);
+    rows.expect(w.steps[1]);
+    if (p.targets != nullptr) clear_unused(p, d, w, of.dx());
+    hold_weight<V>(p, of.weight(), memory);
+    if (w.steps[0] != Walk::kEnd) rows.bring(0, w.steps[1], w.steps[2]);
+    fence_for_products();
+    __syncthreads();
+    switch (__shfl_sync(0xFFFFFFFFu, warp_id() / 4, 0)) {  // known to be the warp's
+      case 0:
+        run<V, kNorm, 0>(p, of, w, rows);
+        break;
+      case 1:
+        run<V, kNorm, 1>(p, of, w, rows);
+        break;
+      case 2:
+        run<V, kNorm, 2>(p, of, w, rows);
+        break;
+      default:
+        run<V, kNorm, 3>(p, of, w, rows);
+    }
+    part += w.parts;
+    __syncthreads();
+  }
+#endif
+}
+
+template <class V, bool kNorm>
+void start(const RowGradients& p, const Division& d, int members, CUstream_st* stream) {
+  const auto kernel = row_gradients<V, kNorm>;
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, V::kBytes),
         "cudaFuncSetAttribute");
-  const dim3 grid(static_cast<unsigned>(d.runs), static_cast<unsigned>(members));
-  kernel<<<grid, a.m_groups * a.n_groups * a.r_groups * kWarp, static_cast<size_t>(d.bytes),
-           stream>>>(a);
+  // As many blocks as run at once; which block takes a part decides no bit.
+  const auto blocks =
+      static_cast<unsigned>(std::min<int64_t>(multiprocessors(), int64_t{d.parts} * members));
+  kernel<<<blocks, kThreads, V::kBytes, stream>>>(p, d, members);
   check_launch("linear_bwd");
 }
 
@@ -257,20 +245,20 @@ void start(const Division& d, int members, CUstream_st* stream) {
 
 int row_gradient_parts(int64_t rows, int n, int k) {
   const Division d(rows, n, k);
-  return d.possible ? static_cast<int>(d.runs) : 0;
+  return d.possible ? d.parts : 0;
 }
 
+bool takes_norm(int n, int k) { return k == kWide && Division(1, n, k).possible; }
+
 bool launch_row_gradients(const RowGradients& p, int members, CUstream_st* stream) {
-  Division d(p.rows, p.n, p.k);
-  if (!d.possible) return false;
-  d.args.p = p;
-  const bool shares = d.args.m_groups > 1;
-  if (d.slots == 3) {
-    shares ? start<true, 3>(d, members, stream) : start<false, 3>(d, members, stream);
-  } else {
-    shares ? start<true, 2>(d, members, stream) : start<false, 2>(d, members, stream);
-  }
-  return true;
+  const Division d(p.rows, p.n, p.k);
+  if (!d.possible || (p.norm != nullptr && !takes_norm(p.n, p.k))) return false;
+  return with_variant(p.n, p.k, [&]<class V>() {
+    if constexpr (V::kK == kWide) {
+      if (p.norm != nullptr) return start<V, true>(p, d, members, stream);
+    }
+    start<V, false>(p, d, members, stream);
+  });
 }
 
 }  // namespace statelab::cuda

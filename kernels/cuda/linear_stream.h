@@ -34,7 +34,8 @@ int row_reduction_parts(int64_t rows, int n, int k);
 /// False, with nothing enqueued, where row_reduction_parts() is 0.
 bool launch_row_reduction(const RowReduction& p, int members, CUstream_st* stream);
 
-/// dx (rows, k) = dy W, dy (rows, n), W (n, k), and parts of dy^T x as RowReduction has them; dy is read once.
+/// dx (rows, k) = dy W, dy (rows, n), W (n, k), and parts of dy^T x as RowReduction has them; dy is read once. With a norm, x stands for
+/// rms_norm(x, norm), whose gradient dx is.
 struct RowGradients {
   const float *dy, *weight, *x;
   float *dx, *parts;
@@ -45,11 +46,16 @@ struct RowGradients {
   const int32_t* targets;  ///< (rows / seqlen, seqlen), see linear_bwd in kernels/op.h; or null
   int64_t targets_member;
   int seqlen;
+  const float* norm;  ///< (k) or null
+  int64_t norm_member;
+  float eps;  ///< of the norm
 };
 
 /// As row_reduction_parts(), of launch_row_gradients().
 int row_gradient_parts(int64_t rows, int n, int k);
-/// False, with nothing enqueued, where row_gradient_parts() is 0.
+/// Whether launch_row_gradients() takes a norm where it takes the shape.
+bool takes_norm(int n, int k);
+/// False, with nothing enqueued, where row_gradient_parts() is 0, or for a norm that takes_norm() denies.
 bool launch_row_gradients(const RowGradients& p, int members, CUstream_st* stream);
 
 }  // namespace statelab::cuda

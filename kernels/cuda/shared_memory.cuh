@@ -24,4 +24,23 @@ inline int shared_bytes_per_block() {
   return shared_bytes_per_block(device);
 }
 
+/// Of the calling thread's device.
+inline int multiprocessors() {
+  int device = 0, count = 1;
+  if (cudaGetDevice(&device) != cudaSuccess ||
+      cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device) != cudaSuccess)
+    cudaGetLastError();
+  return count;
+}
+
+/// Whether the calling thread's device multiplies by warpgroups (wgmma.cuh); yes where there is none.
+inline bool has_warpgroup_products() {
+  int device = 0, major = 9, minor = 0;
+  if (cudaGetDevice(&device) != cudaSuccess ||
+      cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) != cudaSuccess ||
+      cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device) != cudaSuccess)
+    cudaGetLastError();
+  return major == 9 && minor == 0;
+}
+
 }  // namespace statelab::cuda
