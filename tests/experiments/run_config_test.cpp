@@ -98,7 +98,7 @@ TEST(RunConfig, CanonicalJsonIsPinned) {
       R"("model":{"a_activation":"softplus","a_floor":1e-04,"bc_bias":true,"bc_norm":true,"chunk_size":64,"conv":false,"d_intermediate":0,)"
       R"("d_model":64,"d_state":64,"discretization":"trapezoidal","dt_range":[0.001,0.1],"expand":2,"headdim":64,"mimo_rank":1,)"
       R"("mixer":"mamba3","mlp":"none","n_layers":1,"ngroups":1,"out_norm":"none","pad_vocab_multiple":1,"rope_fraction":0.5,)"
-      R"("rotation":"data_dependent","scan":"chunked","tie_embeddings":false,"vocab_size":3},"numerics_version":4,"seed":0,)"
+      R"("rotation":"data_dependent","scan":"chunked","tie_embeddings":false,"vocab_size":3},"numerics_version":5,"seed":0,)"
       R"("task":{"bos":false,"name":"parity","profile":"xlstm","supervision":"last"},)"
       R"("train":{"batch":256,"bucket_multiple":8,"curriculum":[{"length":[3,40],"steps":2000}],"init_from":"none",)"
       R"("optimizer":{"betas":[0.9,0.999],"clip_norm":1,"eps":1e-08,"lr":0.001,"name":"adamw","weight_decay":0.1},)"
@@ -108,7 +108,7 @@ TEST(RunConfig, CanonicalJsonIsPinned) {
 TEST(RunConfig, IdIsTheSha256OfTheCanonicalText) {
   // sha256sum of the text that CanonicalJsonIsPinned shows, without a line end.
   EXPECT_EQ(run_id(checked_default()),
-            "a12718747714015d5cd1e9cb729aea7e9b6112a1acb64d65a31bc727bbed965b");
+            "43be668f55f27ef9c2e5c7b209e7ca8da074126184f01a1158efc206e38dc533");
 }
 
 TEST(RunConfig, WhatTheMixerNeverReadsDoesNotTellRunsApart) {
@@ -161,14 +161,14 @@ TEST(RunConfig, CohortsShareEverythingButSeedAndOptimizerScalars) {
 
 TEST(RunConfig, StoredTextOfAnotherNumericsVersionIsRefused) {
   std::string text = canonical_json(checked_default());
-  const size_t at = text.find("\"numerics_version\":4");
+  const size_t at = text.find("\"numerics_version\":5");
   ASSERT_NE(at, std::string::npos);
   text.replace(at, 20, "\"numerics_version\":999");
   try {
     run_config_from_json(text);
     FAIL() << "accepted";
   } catch (const std::invalid_argument& e) {
-    EXPECT_NE(std::string(e.what()).find("numerics_version: must be 4 for this build, is 999"),
+    EXPECT_NE(std::string(e.what()).find("numerics_version: must be 5 for this build, is 999"),
               std::string::npos)
         << e.what();
   }

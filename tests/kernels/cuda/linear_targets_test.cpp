@@ -39,13 +39,15 @@ Arrays with_targets(const std::string& text, int batch, int seqlen, int n, int k
 struct Extents {
   int batch, seqlen, n, k;
 };
-/// Tiles within a sequence and of many sequences, blocks with nothing to do, widths that other kernels take.
+/// Tiles within a sequence and of many sequences, blocks with nothing to do or with many parts, every variant at its widest and
+/// narrower, widths that other kernels take.
 const std::vector<Extents>& all_extents() {
   static const std::vector<Extents> all = {
-      {1, 1, 406, 64},     {3, 33, 406, 64},   {13, 161, 406, 64}, {256, 41, 406, 64},
-      {256, 161, 406, 64}, {2, 1000, 386, 64}, {700, 3, 386, 64},  {99, 1, 64, 64},
-      {13, 161, 64, 128},  {13, 161, 64, 64},  {40, 50, 130, 60},  {40, 50, 42, 20},
-      {40, 50, 31, 33},    {3, 70000, 64, 64}};
+      {1, 1, 406, 64},     {3, 33, 406, 64},   {13, 161, 406, 64},  {256, 41, 406, 64},
+      {256, 161, 406, 64}, {2, 1000, 386, 64}, {700, 3, 386, 64},   {99, 1, 64, 64},
+      {13, 161, 64, 128},  {13, 161, 64, 64},  {40, 50, 130, 60},   {40, 50, 42, 20},
+      {40, 50, 31, 33},    {3, 70000, 64, 64}, {13, 161, 128, 128}, {20, 33, 100, 128},
+      {90, 33, 416, 64},   {40, 50, 130, 64},  {40, 50, 16, 64}};
   return all;
 }
 
