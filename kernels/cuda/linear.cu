@@ -225,7 +225,9 @@ void launch_fwd(const CudaCall& call, CUstream_st* stream) {
   if (call.out[0].data == nullptr) return;
   const Shape& w = *call.in[1].shape;
   const RowProduct q = row_product(call, w[1], w[0], w[1], 1);
-  if (streams(call) && launch_row_product(q, call.members, stream)) return;
+  if (streams(call) &&
+      (launch_wide_product(q, call.members, stream) || launch_row_product(q, call.members, stream)))
+    return;
   LinearArgs p{};
   p.a = {q.x, q.x_member, q.rows, w[1]};
   p.b = {q.weight, q.weight_member, w[0], w[1]};

@@ -206,7 +206,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     rows.load(w.steps[0]);
     rows.expect(w.steps[1]);
     if (p.targets != nullptr) clear_unused(p, d, w, of.dx());
-    hold_weight<V>(p, of.weight(), memory);
+    hold_weight<V::kN, V::kK>(of.weight(), p.n, memory);
     if (w.steps[0] != Walk::kEnd) rows.bring(0, w.steps[1], w.steps[2]);
     fence_for_products();
     __syncthreads();

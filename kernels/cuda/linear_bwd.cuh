@@ -6,20 +6,16 @@
 #include <utility>
 
 #include "kernels/cuda/linear_stream.h"
-#include "kernels/cuda/product.cuh"
-#include "kernels/cuda/reduce.cuh"
 #include "kernels/cuda/shared_memory.cuh"
-#include "kernels/cuda/wgmma.cuh"
+#include "kernels/cuda/wgmma_rows.cuh"
 
 namespace statelab::cuda::gradients {
 
-constexpr int kRows = 32, kGroups = kRows / 8;  // of a tile; its groups of eight rows
-constexpr int kWide = 64;                       // columns of dW's units, both ways
-constexpr int kRoles = 4, kThreads = kRoles * kWarpgroup, kWarps = kThreads / kWarp;
+using namespace warpgroups;
+
+constexpr int kGroups = kRows / 8;  // of a tile's rows, eight each
 constexpr int kStages = 2;
 constexpr int kMostSteps = 512;  // of a walk: tiles that a block visits with one W
-
-__host__ __device__ constexpr int up(int a, int b) { return (a + b - 1) / b; }
 
 /// Bytes of a block's shared memory, from its start: W, then per stage dy and x, hi and lo of each, then the rest; kN columns of dy,
 /// kK of x. dy and W lie in blocks of 64 columns, rows of 128 bytes; a last one of dy has 32. x lies in cores, along the
@@ -171,53 +167,6 @@ __device__ __forceinline__ void clear_unused(const RowGradients& p, const Divisi
   }
 }
 
-__device__ __forceinline__ void store_word(uint32_t to, uint32_t word) {
-  asm volatile("st.shared.b32 [%0], %1;" ::"r"(to), "r"(word));
-}
-__device__ __forceinline__ void store_words(uint32_t to, uint32_t first, uint32_t second) {
-  asm volatile("st.shared.v2.b32 [%0], {%1, %2};" ::"r"(to), "r"(first), "r"(second));
-}
-
-/// threadIdx.x, hidden from the compiler: it would compute all places that depend on it before a loop and keep them through it.
-__device__ __forceinline__ int hidden_thread() {
-  int thread;
-  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
-  return thread;
-}
-
-/// W, split, zeros from row n on. A lane has four columns. All threads take part.
-template <class V>
-__device__ __forceinline__ void hold_weight(const RowGradients& p, const float* w,
-                                            uint32_t memory) {
-  constexpr int kLanes = V::kK / 4, kTogether = V::kN * kLanes / kThreads;
-  const int thread = hidden_thread();
-  const int column = thread % kLanes * 4;
-  float4 v[kTogether];
-#pragma unroll
-  for (int i = 0; i < kTogether; ++i) {
-    const int row = (i * kThreads + thread) / kLanes;
-    v[i] = row < p.n ? __ldg(reinterpret_cast<const float4*>(w + row * V::kK + column))
-                     : make_float4(0, 0, 0, 0);
-  }
-#pragma unroll
-  for (int i = 0; i < kTogether; ++i) {
-    const int row = (i * kThreads + thread) / kLanes;
-    const PackedPair<true> low(v[i].x, v[i].y), high(v[i].z, v[i].w);
-    const uint32_t to = memory + column / kWide * (V::kN * 128) + row * 128 +
-                        swizzled_unit<Pattern::kRows128>(row, column % kWide / 8) * 16 +
-                        column % 8 * 2;
-    store_words(to, low.hi, high.hi), store_words(to + V::At::kWPlane, low.lo, high.lo);
-  }
-}
-
-/// Of a row that kLanes neighbouring lanes have, each four columns; as rms_norm has it.
-template <int kLanes>
-__device__ __forceinline__ float inverse_rms(const float4& v, float eps) {
-  float sum = 0;
-  sum += v.x * v.x, sum += v.y * v.y, sum += v.z * v.z, sum += v.w * v.w;
-  return 1.0f / sqrtf(lanes_sum<kLanes>(sum) / static_cast<float>(4 * kLanes) + eps);
-}
-
 /// f.operator()<i>() for i = 0 .. kCount - 1.
 template <int kCount, class F>
 __device__ __forceinline__ void each(F&& f) {
@@ -275,9 +224,6 @@ struct Share {
     const int rows = min(kRows, static_cast<int>(p.rows) - first);
     prefetch(dy_all + static_cast<int64_t>(first) * p.n, rows * p.n);
     prefetch(x_all + static_cast<int64_t>(first) * V::kK, rows * V::kK);
-  }
-  __device__ __forceinline__ static void prefetch(const float* from, int floats) {
-    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(floats / 4 * 16));
   }
 
   /// Stores the operands, of x with a norm its rows normed: `scale` is the norm's weight at the thread's columns.

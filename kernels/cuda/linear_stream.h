@@ -15,10 +15,18 @@ struct RowProduct {
   int64_t x_member, weight_member, addend_member, y_member;
   int64_t rows;
   int k, n, weight_n, weight_k;
+  const float* norm;  ///< (k) or null: x stands for rms_norm(x, norm); launch_wide_product() only
+  int64_t norm_member;
+  float eps;  ///< of the norm
 };
 
 /// False, with nothing enqueued, for shapes that it does not take: odd or narrow ones.
 bool launch_row_product(const RowProduct& p, int members, CUstream_st* stream);
+
+/// Whether launch_wide_product() takes a layer from k to n columns, with a norm or without.
+bool takes_wide_product(int n, int k);
+/// The same by warpgroups. False, with nothing enqueued, for layers that it does not take, with an addend or a transposed weight.
+bool launch_wide_product(const RowProduct& p, int members, CUstream_st* stream);
 
 /// parts[part] (n, k) = the share of dy^T x, dy (rows, n), x (rows, k), that belongs to one part of the rows.
 struct RowReduction {
