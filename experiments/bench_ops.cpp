@@ -83,6 +83,8 @@ class Works {
     const Op products[] = {Op::kLinear, Op::kLinearBwdX, Op::kLinearBwdW, Op::kLinearBwd};
     for (const Op op : products)
       each_length([&](int t) { linear(op, "in_proj", t, model.d_model, d_proj); });
+    for (const Op op : {Op::kNormLinear, Op::kNormLinearBwd})
+      each_length([&](int t) { norm_linear(op, t, model.d_model, d_proj); });
     for (const Op op : products)
       each_length([&](int t) { linear(op, "out_proj", t, model.d_inner(), model.d_model); });
     for (const bool backward : {false, true})
@@ -169,6 +171,21 @@ class Works {
       Arrays in_order = {draws.real(op == Op::kLinear ? x : y), draws.real(weight, -scale, scale)};
       if (op == Op::kLinearBwd) in_order.push_back(draws.real(x));
       return in_order;
+    };
+  }
+
+  /// in_proj with the norm before it.
+  void norm_linear(Op op, int seqlen, int in, int out) {
+    BenchWork& w = add(op, "in_proj " + std::to_string(in) + " -> " + std::to_string(out),
+                       RmsNormAttrs{}, seqlen);
+    w.flop = (op == Op::kNormLinearBwd ? 4 : 2) * tokens(seqlen) * in * out;
+    w.operands = [=](int batch, int) -> Arrays {
+      Draws draws;
+      const double scale = 1 / std::sqrt(in);
+      const OpArray x = draws.real({batch, seqlen, in}), norm = draws.real({in}, 0.5, 1.5),
+                    weight = draws.real({out, in}, -scale, scale);
+      if (op == Op::kNormLinear) return {x, norm, weight};
+      return {draws.real({batch, seqlen, out}), weight, x, norm};
     };
   }
 
@@ -457,6 +474,14 @@ void check_op_result(const BenchWork& work, const Arrays& operands, const OpRun&
   }
 }
 
+/// Has the device this op for these shapes? Some stand for others on some devices only.
+bool taken(const BenchWork& work, const Arrays& operands) {
+  std::vector<const ValueType*> in;
+  for (const OpArray& a : operands) in.push_back(a.absent ? nullptr : &a.type);
+  const std::vector<ValueType> out = infer(work.op, work.attributes, in);
+  return cuda_limit({work.op, &work.attributes, in, out}).empty();
+}
+
 BenchOpsReport bench_ops(const BenchOpsOptions& options, const ComputeDevice& device) {
   refuse_slow_builds();
   const CudaDevice& here = machine_cuda_devices().at(static_cast<size_t>(device.index));
@@ -471,6 +496,7 @@ BenchOpsReport bench_ops(const BenchOpsOptions& options, const ComputeDevice& de
   for (const BenchWork& work : bench_works(device, options.batch)) {
     const Precision precision = precision_of(work, device);
     const Arrays few = work.operands(kCheckedSequences, options.threads);
+    if (!taken(work, few)) continue;
     const OpRun expected = run_op<double>(work.op, work.attributes, few, options.threads);
     for (const int members : work.members) {
       const std::vector<Arrays> same(static_cast<size_t>(members), few);

@@ -295,6 +295,10 @@ const char* op_name(Op op) {
       return "linear_bwd_w";
     case Op::kLinearBwd:
       return "linear_bwd";
+    case Op::kNormLinear:
+      return "norm_linear";
+    case Op::kNormLinearBwd:
+      return "norm_linear_bwd";
     case Op::kRmsNorm:
       return "rms_norm";
     case Op::kRmsNormBwd:
@@ -445,6 +449,29 @@ std::vector<ValueType> infer(Op op, const Attributes& attributes, Inputs in) {
       if (dy.shape.rows() != x.shape.rows())
         fail(op, "dy and x must agree in rows: dy " + dy.shape.text() + ", x " + x.shape.text());
       return {{DType::kReal, {dy.shape.last(), x.shape.last()}}};
+    }
+    case Op::kNormLinear: {
+      expect_count(op, in, 3);
+      const ValueType &x = operand(op, in, 0, "x"), &w = operand(op, in, 2, "weight");
+      if (w.shape.rank() != 2 || x.shape.rank() < 1 || x.shape.last() != w.shape[1]) {
+        fail(op, "x (.., in) and weight (out, in) must agree in `in`: x " + x.shape.text() +
+                     ", weight " + w.shape.text());
+      }
+      expect(op, in, 1, "norm", {x.shape.last()});
+      return {{DType::kReal, with_last(x.shape, w.shape[0])}};
+    }
+    case Op::kNormLinearBwd: {
+      expect_addend_count(op, in, 4);
+      const ValueType &dy = operand(op, in, 0, "dy"), &w = operand(op, in, 1, "weight");
+      if (w.shape.rank() != 2 || dy.shape.last() != w.shape[0]) {
+        fail(op, "dy (.., out) and weight (out, in) must agree in `out`: dy " + dy.shape.text() +
+                     ", weight " + w.shape.text());
+      }
+      const Shape x = with_last(dy.shape, w.shape[1]);
+      expect(op, in, 2, "x", x);
+      expect(op, in, 3, "norm", {w.shape[1]});
+      expect_row_targets(op, in, 4, dy.shape);
+      return {{DType::kReal, x}, {DType::kReal, w.shape}};
     }
     case Op::kRmsNorm:
       expect_count(op, in, 2);

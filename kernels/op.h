@@ -27,6 +27,8 @@ enum class Op {
   kLinearBwd,        ///< (dy, weight, x, [targets]) -> dx = dy weight, dweight = dy^T x
   kRmsNorm,          ///< (x, weight) -> y
   kRmsNormBwd,       ///< (dy, x, weight, [addend]) -> dx [+ addend], dweight
+  kNormLinear,     ///< (x, norm, weight) -> rms_norm(x, norm) weight^T
+  kNormLinearBwd,  ///< (dy, weight, x, norm, [targets]) -> dy weight, dy^T rms_norm(x, norm)
   kSwiglu,           ///< (ug) -> u * silu(g)
   kSwigluBwd,        ///< (dy, ug) -> dug
   kCausalConv1d,     ///< (x, weight, [bias], [targets]) -> y
@@ -72,6 +74,9 @@ struct RmsNormAttrs {
   double eps = 1e-5;
 };
 
+/// norm_linear, norm_linear_bwd: rms_norm (its attributes) and linear, linear_bwd behind it, the normed rows never stored: a layer's
+/// projection and its gradients. The gradient of the normed rows comes out; what the norm makes of it is rms_norm_bwd's.
+
 /// causal_conv1d: channels [begin, begin + channels) of x are replaced by SiLU(bias + sum_j w[c, j] x[t - W + 1 + j]);
 /// the others pass unchanged. weight (channels, 1, W): index W - 1 multiplies the current token; bias (channels), zero where
 /// absent. [targets] as the scans' (below).
@@ -104,7 +109,7 @@ struct Mamba3ScanAttrs {
 /// [targets], which may be left out as an addend may, of either scan and of the convolution: (batch, seqlen) int32. Whoever gives
 /// them reads nothing behind a sequence's last target (position 0 without one), and dy is zero there: results behind it are then
 /// any finite numbers, gradients zero. The same numbers otherwise, for less work where sequences of a batch differ in length.
-/// [targets] of linear_bwd, (batch, seqlen) as the leading extents of dy, promise the same.
+/// [targets] of linear_bwd and norm_linear_bwd, (batch, seqlen) as the leading extents of dy, promise the same.
 
 /// mamba2_scan: everything between the convolution and out_proj of a Mamba-2 block. Source: models.md section 6.
 ///   proj   (batch, seqlen, d_proj), columns [z d_in | x d_in | B G*N | C G*N | dd_dt H], x B C already convolved

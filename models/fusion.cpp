@@ -233,6 +233,49 @@ void give_targets(Fusing& f, const Graph& graph) {
   }
 }
 
+/// An rms_norm whose rows only a linear and its linear_bwd read.
+void fuse_norm(Fusing& f, const Graph& graph, const std::function<bool(const CallShapes&)>& takes) {
+  for (size_t n = 0; n < f.nodes.size(); ++n) {
+    if (f.nodes[n].op != Op::kRmsNorm || f.gone(static_cast<int>(n))) continue;
+    const ValueId x = f.nodes[n].inputs[0], norm = f.nodes[n].inputs[1], u = f.nodes[n].outputs[0];
+    const Attributes attributes = f.nodes[n].attributes;
+    int forward = kNoNode, backward = kNoNode;
+    bool others = std::ranges::count(f.readers(u), static_cast<int>(f.kept())) > 0;
+    for (int r = 0; r < static_cast<int>(f.kept()); ++r) {
+      const Node& node = f.nodes[static_cast<size_t>(r)];
+      if (f.gone(r) || std::ranges::count(node.inputs, u) == 0) continue;
+      const size_t count = node.inputs.size();
+      const bool unchanged = !f.changes_between(x, static_cast<int>(n), r) &&
+                             !f.changes_between(norm, static_cast<int>(n), r);
+      if (unchanged && forward == kNoNode && node.op == Op::kLinear && count == 2 &&
+          node.inputs[0] == u) {
+        forward = r;
+      } else if (unchanged && backward == kNoNode && node.op == Op::kLinearBwd &&
+                 node.inputs[2] == u && node.inputs[0] != u) {
+        backward = r;
+      } else {
+        others = true;
+      }
+    }
+    if (others || forward == kNoNode) continue;
+    Node one{Op::kNormLinear,
+             attributes,
+             {x, norm, f.nodes[static_cast<size_t>(forward)].inputs[1]},
+             f.nodes[static_cast<size_t>(forward)].outputs};
+    if (!takes_node(one, graph, takes)) continue;
+    if (backward != kNoNode) {
+      const Node& old = f.nodes[static_cast<size_t>(backward)];
+      Node both{
+          Op::kNormLinearBwd, attributes, {old.inputs[0], old.inputs[1], x, norm}, old.outputs};
+      both.inputs.insert(both.inputs.end(), old.inputs.begin() + 3, old.inputs.end());
+      if (!takes_node(both, graph, takes)) continue;
+      f.nodes[static_cast<size_t>(backward)] = std::move(both);
+    }
+    f.nodes[static_cast<size_t>(forward)] = std::move(one);
+    f.take_out(static_cast<int>(n));
+  }
+}
+
 }  // namespace
 
 bool takes_node(const Node& node, const Graph& graph,
@@ -250,6 +293,7 @@ Graph fused(const Graph& graph, std::span<const ValueId> keep,
   fuse_head(f, graph, takes);
   fuse_linear_bwd(f, graph, takes);
   give_targets(f, graph);
+  fuse_norm(f, graph, takes);
   fuse_addends(f);
   return graph.with_nodes(f.left());
 }

@@ -23,6 +23,8 @@ bool takes_node(const Node& node, const Graph& graph,
 ///   linear   linear_bwd_x and linear_bwd_w of one dy become one linear_bwd where `takes` it and nothing up to the second reads
 ///            what the first writes: it stands where the second stood. The same equations. Where a scan was given targets it is
 ///            given them too
+///   norm     rms_norm that only one linear, and its linear_bwd, read becomes norm_linear and norm_linear_bwd where `takes` them: the
+///            same equations
 /// None where a parameter or state would be read on the other side of its update.
 Graph fused(const Graph& graph, std::span<const ValueId> keep,
             const std::function<bool(const CallShapes&)>& takes);

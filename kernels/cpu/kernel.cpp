@@ -29,6 +29,10 @@ CpuKernel<S> make(Op op) {
       return linear_bwd_w_kernel<S>();
     case Op::kLinearBwd:
       return linear_bwd_kernel<S>();
+    case Op::kNormLinear:
+      return norm_linear_kernel<S>();
+    case Op::kNormLinearBwd:
+      return norm_linear_bwd_kernel<S>();
     case Op::kRmsNorm:
       return rms_norm_kernel<S>();
     case Op::kRmsNormBwd:

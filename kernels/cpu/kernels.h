@@ -24,6 +24,10 @@ CpuKernel<S> linear_bwd_w_kernel();
 template <class S>
 CpuKernel<S> linear_bwd_kernel();
 template <class S>
+CpuKernel<S> norm_linear_kernel();
+template <class S>
+CpuKernel<S> norm_linear_bwd_kernel();
+template <class S>
 CpuKernel<S> rms_norm_kernel();
 template <class S>
 CpuKernel<S> rms_norm_bwd_kernel();

@@ -39,6 +39,14 @@ const CudaKernel& cuda_kernel(Op op) {
       static const CudaKernel kernel = cuda::linear_bwd_kernel();
       return kernel;
     }
+    case Op::kNormLinear: {
+      static const CudaKernel kernel = cuda::norm_linear_kernel();
+      return kernel;
+    }
+    case Op::kNormLinearBwd: {
+      static const CudaKernel kernel = cuda::norm_linear_bwd_kernel();
+      return kernel;
+    }
     case Op::kRmsNorm: {
       static const CudaKernel kernel = cuda::rms_norm_kernel();
       return kernel;

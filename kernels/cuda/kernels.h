@@ -13,6 +13,8 @@ CudaKernel linear_kernel();
 CudaKernel linear_bwd_x_kernel();
 CudaKernel linear_bwd_w_kernel();
 CudaKernel linear_bwd_kernel();
+CudaKernel norm_linear_kernel();
+CudaKernel norm_linear_bwd_kernel();
 CudaKernel rms_norm_kernel();
 CudaKernel rms_norm_bwd_kernel();
 CudaKernel swiglu_kernel();

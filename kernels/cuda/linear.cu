@@ -1,4 +1,4 @@
-// linear: y = x W^T [+ addend]; dx = dy W; dW = dy^T x; the last two also as one op.
+// linear: y = x W^T [+ addend]; dx = dy W; dW = dy^T x; the last two also as one op, and with the norm before the layer.
 //
 // No library: a member's bits must be the same alone and in a cohort, and with inner extents of 32 to 128 these products are
 // bound by memory, not by arithmetic. In tf32 and bf16 the kernels of linear_stream.h read each row once; what they do not take,
@@ -353,33 +353,98 @@ int64_t workspace_bwd(const CallShapes& c) {
   return std::max(workspace_bwd_w(c), parts_bytes(parts, dw));
 }
 
-/// In one kernel, or as the two ops where only one result is wanted or the kernel does not take the shape.
-void launch_bwd(const CudaCall& call, CUstream_st* stream) {
+/// linear_bwd in one kernel, with a norm norm_linear_bwd. False, with nothing enqueued, where one kernel does
+/// not compute both.
+bool launch_both(const CudaCall& call, const Operand* norm, const Operand* targets,
+                 CUstream_st* stream) {
   const Operand &dy = call.in[0], &weight = call.in[1], &x = call.in[2], &dx = call.out[0],
                 &dw = call.out[1];
-  if (streams(call) && dx.data != nullptr && dw.data != nullptr) {
-    RowGradients q{};
-    q.rows = dy.shape->rows(), q.n = dy.shape->last(), q.k = x.shape->last();
-    const int parts = row_gradient_parts(q.rows, q.n, q.k);
-    const Operand& to = parts == 1 ? dw : call.workspace;
-    q.dy = dy.at<const float>(0), q.dy_member = elements(dy);
-    q.weight = weight.at<const float>(0), q.weight_member = elements(weight);
-    q.x = x.at<const float>(0), q.x_member = elements(x);
-    q.dx = dx.at<float>(0), q.dx_member = elements(dx);
-    q.parts = to.at<float>(0), q.parts_member = elements(to), q.part_stride = dw.shape->size();
-    if (call.in.size() > 3 && call.in[3].data != nullptr) {
-      const Operand& targets = call.in[3];
-      q.targets = targets.at<const int32_t>(0), q.targets_member = elements(targets);
-      q.seqlen = targets.shape->last();
-    }
-    if (launch_row_gradients(q, call.members, stream)) return launch_sum(call, parts, stream);
+  if (!streams(call) || dx.data == nullptr || dw.data == nullptr) return false;
+  RowGradients q{};
+  q.rows = dy.shape->rows(), q.n = dy.shape->last(), q.k = x.shape->last();
+  const int parts = row_gradient_parts(q.rows, q.n, q.k);
+  const Operand& to = parts == 1 ? dw : call.workspace;
+  q.dy = dy.at<const float>(0), q.dy_member = elements(dy);
+  q.weight = weight.at<const float>(0), q.weight_member = elements(weight);
+  q.x = x.at<const float>(0), q.x_member = elements(x);
+  q.dx = dx.at<float>(0), q.dx_member = elements(dx);
+  q.parts = to.at<float>(0), q.parts_member = elements(to), q.part_stride = dw.shape->size();
+  if (targets != nullptr && targets->data != nullptr) {
+    q.targets = targets->at<const int32_t>(0), q.targets_member = elements(*targets);
+    q.seqlen = targets->shape->last();
   }
-  const Operand of_x[] = {dy, weight}, of_w[] = {dy, x};
+  if (norm != nullptr) {
+    q.norm = norm->at<const float>(0), q.norm_member = elements(*norm);
+    q.eps = static_cast<float>(call.attrs<RmsNormAttrs>().eps);
+  }
+  if (!launch_row_gradients(q, call.members, stream)) return false;
+  launch_sum(call, parts, stream);
+  return true;
+}
+
+/// linear_bwd as the two ops; `x` stands for its third operand.
+void launch_one_by_one(const CudaCall& call, const Operand& x, CUstream_st* stream) {
+  const Operand of_x[] = {call.in[0], call.in[1]}, of_w[] = {call.in[0], x};
   CudaCall one = call;
   one.in = of_x, one.out = call.out.first(1);
   launch_bwd_x(one, stream);
   one.in = of_w, one.out = call.out.last(1);
   launch_bwd_w(one, stream);
+}
+
+void launch_bwd(const CudaCall& call, CUstream_st* stream) {
+  if (launch_both(call, nullptr, call.in.size() > 3 ? &call.in[3] : nullptr, stream)) return;
+  launch_one_by_one(call, call.in[2], stream);
+}
+
+// ---- the norm before the layer
+
+/// Why the fused kernels do not take it: the ops that it stands for do.
+std::string limit_norm(const Shape& weight) {
+  if (takes_wide_product(weight[0], weight[1]) && takes_norm(weight[0], weight[1])) return "";
+  return "takes 64 columns to an even number of 130 to 416, on devices of compute capability 9.0";
+}
+std::string limit_norm_fwd(const CallShapes& c) { return limit_norm(c.in[2]->shape); }
+std::string limit_norm_bwd(const CallShapes& c) { return limit_norm(c.in[1]->shape); }
+
+int64_t normed_bytes(const Shape& x) { return (x.size() * 4 + 63) / 64 * 64; }
+int64_t workspace_norm_fwd(const CallShapes& c) { return normed_bytes(c.in[0]->shape); }
+int64_t workspace_norm_bwd(const CallShapes& c) {
+  return normed_bytes(c.in[2]->shape) + workspace_bwd(c);
+}
+
+/// rms_norm(x) into the first bytes of the workspace, where fp32 needs it stored.
+Operand normed(const CudaCall& call, const Operand& x, const Operand& norm, CUstream_st* stream) {
+  const Operand out{call.workspace.data, call.workspace.stride_bytes, x.shape};
+  const Operand in[] = {x, norm};
+  CudaCall one = call;
+  one.in = in, one.out = {&out, 1};
+  rms_norm_kernel().launch(one, stream);
+  return out;
+}
+
+void launch_norm_fwd(const CudaCall& call, CUstream_st* stream) {
+  if (call.out[0].data == nullptr) return;
+  const Shape& w = *call.in[2].shape;
+  const Operand of_linear[] = {call.in[0], call.in[2]};
+  CudaCall one = call;
+  one.in = of_linear;
+  RowProduct q = row_product(one, w[1], w[0], w[1], 1);
+  q.norm = call.in[1].at<const float>(0), q.norm_member = elements(call.in[1]);
+  q.eps = static_cast<float>(call.attrs<RmsNormAttrs>().eps);
+  if (streams(call) && launch_wide_product(q, call.members, stream)) return;
+  const Operand stored[] = {normed(call, call.in[0], call.in[1], stream), call.in[2]};
+  one.in = stored;
+  launch_fwd(one, stream);
+}
+
+void launch_norm_bwd(const CudaCall& call, CUstream_st* stream) {
+  const Operand& norm = call.in[3];
+  CudaCall one = call;
+  const int64_t front = normed_bytes(*call.in[2].shape);
+  one.workspace.data += front;
+  if (launch_both(one, &norm, call.in.size() > 4 ? &call.in[4] : nullptr, stream)) return;
+  launch_one_by_one(one, normed(call, call.in[2], norm, stream), stream);
 }
 
 }  // namespace
@@ -388,5 +453,9 @@ CudaKernel linear_kernel() { return {nullptr, launch_fwd, nullptr}; }
 CudaKernel linear_bwd_x_kernel() { return {nullptr, launch_bwd_x, nullptr}; }
 CudaKernel linear_bwd_w_kernel() { return {workspace_bwd_w, launch_bwd_w, nullptr}; }
 CudaKernel linear_bwd_kernel() { return {workspace_bwd, launch_bwd, nullptr}; }
+CudaKernel norm_linear_kernel() { return {workspace_norm_fwd, launch_norm_fwd, limit_norm_fwd}; }
+CudaKernel norm_linear_bwd_kernel() {
+  return {workspace_norm_bwd, launch_norm_bwd, limit_norm_bwd};
+}
 
 }  // namespace statelab::cuda

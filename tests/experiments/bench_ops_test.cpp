@@ -17,7 +17,7 @@ using testing::HasSubstr;
 
 TEST(BenchOps, WorksAreTheOpsOfTrainingAtTheirShapes) {
   const std::vector<BenchWork> works = bench_works(ComputeDevice{}, 256);
-  EXPECT_EQ(works.size(), 61u);
+  EXPECT_EQ(works.size(), 65u);
   size_t rows = 0;
   for (const BenchWork& w : works) {
     rows += w.members.size();
@@ -31,7 +31,7 @@ TEST(BenchOps, WorksAreTheOpsOfTrainingAtTheirShapes) {
       EXPECT_EQ(a.nangles, 16);
     }
   }
-  EXPECT_EQ(rows, 92u);
+  EXPECT_EQ(rows, 98u);
 }
 
 /// bench train counts the same operations for whole steps: its weights, less the head's, are in_proj and out_proj.
@@ -48,8 +48,9 @@ TEST(BenchOps, OperationsAddUpToThoseOfATrainingStep) {
       const bool others = w.op == Op::kMamba2Scan || w.op == Op::kMamba2ScanBwd ||
                           w.op == Op::kLstm || w.op == Op::kLstmBwd;
       const bool again =  // what stands for others of these ops
-          w.op == Op::kLinearBwd || w.op == Op::kMamba3ScanAt || w.op == Op::kMamba3ScanAtBwd ||
-          w.op == Op::kMamba2ScanAt || w.op == Op::kMamba2ScanAtBwd;
+          w.op == Op::kLinearBwd || w.op == Op::kNormLinear || w.op == Op::kNormLinearBwd ||
+          w.op == Op::kMamba3ScanAt || w.op == Op::kMamba3ScanAtBwd || w.op == Op::kMamba2ScanAt ||
+          w.op == Op::kMamba2ScanAtBwd;
       if (w.seqlen != seqlen || others || again) continue;
       const bool of_delta = w.op == Op::kGatedDeltaScan || w.op == Op::kGatedDeltaScanBwd;
       (of_delta ? delta_flop : flop) += w.flop;

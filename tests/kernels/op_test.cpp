@@ -128,6 +128,17 @@ std::vector<Case> cases() {
                  [](const OpArray& dy, const Arrays& in, const Arrays&) {
                    return Arrays{dy, in[1], in[0]};
                  }});
+  out.push_back(
+      {"NormLinear",  // dx is the gradient of the normed rows: only dW is of an operand
+       Op::kNormLinear,
+       Op::kNormLinearBwd,
+       RmsNormAttrs{},
+       {random_array("x", {2, 5, 7}), random_array("norm", {7}), random_array("w", {3, 7})},
+       {2},
+       {1},
+       [](const OpArray& dy, const Arrays& in, const Arrays&) {
+         return Arrays{dy, in[2], in[0], in[1]};
+       }});
   out.push_back({"RmsNorm",
                  Op::kRmsNorm,
                  Op::kRmsNormBwd,

@@ -289,9 +289,60 @@ TEST(Fusion, BothGradientsOfALinearBecomeOneNodeWithTheSameResults) {
     EXPECT_EQ(count(fused(t.graph, t.results, kNothing), Op::kLinearBwd), 0);
     // Those of the head are in its one node.
     const Graph all = fused(t.graph, t.results, kEverything);
-    EXPECT_EQ(count(all, Op::kLinearBwd) + 1, count(t.graph, Op::kLinearBwdX)) << config.mixer;
+    EXPECT_EQ(count(all, Op::kLinearBwd) + count(all, Op::kNormLinearBwd) + 1,
+              count(t.graph, Op::kLinearBwdX))
+        << config.mixer;
     EXPECT_EQ(count(all, Op::kLinearBwdX), 0) << config.mixer;
   }
+}
+
+// ---- norm_linear
+
+TEST(Fusion, ANormThatOnlyALayerReadsIsNotStored) {
+  for (const ModelConfig& config : configs()) {
+    const Training t = training(config);
+    const Graph graph = fused(t.graph, t.results, [](const CallShapes& shapes) {
+      return shapes.op == Op::kLinearBwd || shapes.op == Op::kNormLinear ||
+             shapes.op == Op::kNormLinearBwd;
+    });
+    // Of every block and of the head; a recurrence's output norm stays.
+    const int layers = config.n_layers * (config.mlp == "swiglu" ? 2 : 1) + 1;
+    EXPECT_EQ(count(graph, Op::kNormLinear), layers) << config.mixer;
+    EXPECT_EQ(count(graph, Op::kNormLinearBwd), layers) << config.mixer;
+    EXPECT_EQ(count(graph, Op::kRmsNorm), count(t.graph, Op::kRmsNorm) - layers);
+    EXPECT_EQ(count(graph, Op::kRmsNormBwd), count(t.graph, Op::kRmsNormBwd));
+    EXPECT_TRUE(computed(graph, config, t.results) == computed(t.graph, config, t.results))
+        << config.mixer;
+  }
+}
+
+TEST(Fusion, ANormIsStoredWhereItsGradientNeedsIt) {
+  for (const ModelConfig& config : configs()) {
+    const Training t = training(config);
+    for (const Op refused : {Op::kLinearBwd, Op::kNormLinear, Op::kNormLinearBwd}) {
+      const Graph graph = fused(t.graph, t.results, [&](const CallShapes& shapes) {
+        return shapes.op != refused && shapes.op != Op::kHeadLoss;
+      });
+      EXPECT_EQ(count(graph, Op::kNormLinear), 0) << config.mixer << " " << op_name(refused);
+      EXPECT_EQ(count(graph, Op::kNormLinearBwd), 0) << config.mixer;
+    }
+  }
+}
+
+TEST(Fusion, ANormThatSomebodyElseReadsStays) {
+  Graph g;
+  const ValueId x = g.parameter("x", {4, 6}), norm = g.parameter("norm", {6}),
+                w = g.parameter("w", {3, 6});
+  const ValueId u = g.apply1(Op::kRmsNorm, RmsNormAttrs{}, {x, norm}),
+                y = g.apply1(Op::kLinear, {}, {u, w}), z = g.apply1(Op::kLinear, {}, {u, w});
+  EXPECT_EQ(count(fused(g, std::vector{y, z}, kEverything), Op::kNormLinear), 0);
+  EXPECT_EQ(count(fused(g, std::vector{y, u}, kEverything), Op::kNormLinear), 0);
+  Graph alone;
+  const ValueId a = alone.parameter("x", {4, 6}), b = alone.parameter("norm", {6}),
+                c = alone.parameter("w", {3, 6});
+  const ValueId only =
+      alone.apply1(Op::kLinear, {}, {alone.apply1(Op::kRmsNorm, RmsNormAttrs{}, {a, b}), c});
+  EXPECT_EQ(count(fused(alone, std::vector{only}, kEverything), Op::kNormLinear), 1);
 }
 
 /// dx = dy w and dW = dy^T x by hand, in either order, with what may stand between them.

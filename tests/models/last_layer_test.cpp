@@ -114,6 +114,7 @@ TEST(LastLayer, LinearLayersAreGivenTheTargetsThatTheScansAreGiven) {
     int given = 0;
     for (const Node& node : graph.nodes()) {
       if (node.op == Op::kLinearBwd) given += node.inputs.size() > 3 ? 1 : 0;
+      if (node.op == Op::kNormLinearBwd) given += node.inputs.size() > 4 ? 1 : 0;
     }
     const bool mamba = config.mixer == "mamba3" || config.mixer == "mamba2";
     EXPECT_EQ(given > 0, mamba) << config.mixer;

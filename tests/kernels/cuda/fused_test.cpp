@@ -161,6 +161,98 @@ TEST_F(CudaFused, LinearBwdHasTheSameBitsAloneAndInACohort) {
   }
 }
 
+// ---- norm_linear
+
+/// Operands of norm_linear_bwd; the last targets of some sequences, behind which dy is zero.
+Arrays normed_layer(const std::string& text, int batch, int seqlen, int n) {
+  constexpr int kColumns = 64;
+  const auto T = static_cast<size_t>(seqlen), columns = static_cast<size_t>(n);
+  std::vector<int32_t> targets(static_cast<size_t>(batch) * T, -1);
+  OpArray dy = random_array(text + "dy", {batch, seqlen, n});
+  for (size_t b = 0; b < static_cast<size_t>(batch); ++b) {
+    const size_t last = b * 7 % T;
+    targets[b * T + last] = 1;
+    for (size_t i = (b * T + last + 1) * columns; i < (b + 1) * T * columns; ++i) dy.data[i] = 0;
+  }
+  return rounded({dy, random_array(text + "w", {n, kColumns}, -0.2, 0.2),
+                  random_array(text + "x", {batch, seqlen, kColumns}, -2, 2),
+                  random_array(text + "norm", {kColumns}, 0.5, 1.5),
+                  integer_array({batch, seqlen}, targets)});
+}
+
+struct NormedExtents {
+  int batch, seqlen, n;
+};
+constexpr NormedExtents kNormedLayers[] = {{1, 1, 406},    {3, 11, 406},   {13, 161, 406},
+                                           {13, 161, 386}, {20, 33, 130},  {70, 33, 416},
+                                           {256, 41, 406}, {256, 161, 406}};
+
+bool takes_normed_layers() {
+  const ValueType x{DType::kReal, {1, 1, 64}}, norm{DType::kReal, {64}}, w{DType::kReal, {406, 64}},
+      y{DType::kReal, {1, 1, 406}};
+  const Attributes attributes = RmsNormAttrs{};
+  const std::vector<const ValueType*> in = {&x, &norm, &w};
+  return cuda_limit({Op::kNormLinear, &attributes, in, {&y, 1}}).empty();
+}
+
+TEST_F(CudaFused, NormLinearHasTheBitsOfBothOps) {
+  if (!takes_normed_layers()) GTEST_SKIP() << "no such kernel on this device";
+  const Attributes norm = RmsNormAttrs{};
+  for (const NormedExtents& e : kNormedLayers) {
+    std::vector<Arrays> one, first;
+    for (int m = 0; m < kMembers; ++m) {
+      const Arrays all = normed_layer(std::to_string(m), e.batch, e.seqlen, e.n);
+      one.push_back({all[2], all[3], all[1]}), first.push_back({all[2], all[3]});
+    }
+    for (const Precision precision : kPrecisions) {
+      const auto y = run_op_cuda(Op::kNormLinear, norm, one, precision),
+                 u = run_op_cuda(Op::kRmsNorm, norm, first, precision),
+                 alone = run_op_cuda(Op::kNormLinear, norm, {one[1]}, precision);
+      std::vector<Arrays> second;
+      for (size_t m = 0; m < one.size(); ++m) second.push_back({u[m].outputs[0], one[m][2]});
+      const auto expected = run_op_cuda(Op::kLinear, {}, second, precision);
+      for (size_t m = 0; m < one.size(); ++m)
+        EXPECT_TRUE(y[m].outputs[0].data == expected[m].outputs[0].data)
+            << e.batch << " " << e.seqlen << " " << e.n << " in " << precision_name(precision);
+      EXPECT_EQ(different_bits(alone[0], y[1]), "");
+    }
+  }
+}
+
+TEST_F(CudaFused, NormLinearBwdHasTheBitsOfBothOpsWithTargetsAndWithout) {
+  if (!takes_normed_layers()) GTEST_SKIP() << "no such kernel on this device";
+  const Attributes norm = RmsNormAttrs{};
+  for (const NormedExtents& e : kNormedLayers) {
+    std::vector<Arrays> with, without, first;
+    for (int m = 0; m < kMembers; ++m) {
+      with.push_back(normed_layer(std::to_string(m), e.batch, e.seqlen, e.n));
+      without.emplace_back(with.back().begin(), with.back().end() - 1);
+      first.push_back({with.back()[2], with.back()[3]});
+    }
+    for (const Precision precision : kPrecisions) {
+      const auto u = run_op_cuda(Op::kRmsNorm, norm, first, precision);
+      std::vector<Arrays> second;
+      for (size_t m = 0; m < with.size(); ++m)
+        second.push_back({with[m][0], with[m][1], u[m].outputs[0]});
+      const auto expected = run_op_cuda(Op::kLinearBwd, {}, second, precision),
+                 all = run_op_cuda(Op::kNormLinearBwd, norm, without, precision),
+                 part = run_op_cuda(Op::kNormLinearBwd, norm, with, precision),
+                 alone = run_op_cuda(Op::kNormLinearBwd, norm, {with[1]}, precision);
+      for (size_t m = 0; m < with.size(); ++m) {
+        for (size_t i = 0; i < 2; ++i) {
+          EXPECT_TRUE(all[m].outputs[i].data == expected[m].outputs[i].data)
+              << e.batch << " " << e.seqlen << " " << e.n << " output " << i << " in "
+              << precision_name(precision);
+          EXPECT_TRUE(part[m].outputs[i].data == expected[m].outputs[i].data)
+              << e.batch << " " << e.seqlen << " " << e.n << " output " << i << " in "
+              << precision_name(precision) << ", targets given";
+        }
+      }
+      EXPECT_EQ(different_bits(alone[0], part[1]), "");
+    }
+  }
+}
+
 /// One output of linear_bwd of one member where nobody wants the other.
 OpArray gradient_alone(const Arrays& in, size_t wanted, Precision precision) {
   CudaStream stream(0);
