@@ -8,6 +8,7 @@
 #include "experiments/build_info.h"
 #include "experiments/execution.h"
 #include "kernels/cpu/run_op.h"
+#include "kernels/cuda/kernel.h"
 #include "kernels/cuda/run_op.h"
 #include "kernels/cuda/time_op.h"
 #include "kernels/rng.h"
@@ -432,6 +433,14 @@ Precision precision_of(const BenchWork& work, const ComputeDevice& device) {
   return work.flop > 0 ? device.precision : Precision::kFp32;
 }
 
+/// Has the device this op for these shapes? Some stand for others on some devices only.
+bool taken(const BenchWork& work, const Arrays& operands) {
+  std::vector<const ValueType*> in;
+  for (const OpArray& a : operands) in.push_back(a.absent ? nullptr : &a.type);
+  const std::vector<ValueType> out = infer(work.op, work.attributes, in);
+  return cuda_limit({work.op, &work.attributes, in, out}).empty();
+}
+
 }  // namespace
 
 std::vector<BenchWork> bench_works(const ComputeDevice& device, int batch) {
@@ -472,14 +481,6 @@ void check_op_result(const BenchWork& work, const Arrays& operands, const OpRun&
     const auto at = static_cast<size_t>(i);
     compare(actual.inputs[at], expected.inputs[at], 0, false, "state " + std::to_string(i));
   }
-}
-
-/// Has the device this op for these shapes? Some stand for others on some devices only.
-bool taken(const BenchWork& work, const Arrays& operands) {
-  std::vector<const ValueType*> in;
-  for (const OpArray& a : operands) in.push_back(a.absent ? nullptr : &a.type);
-  const std::vector<ValueType> out = infer(work.op, work.attributes, in);
-  return cuda_limit({work.op, &work.attributes, in, out}).empty();
 }
 
 BenchOpsReport bench_ops(const BenchOpsOptions& options, const ComputeDevice& device) {
