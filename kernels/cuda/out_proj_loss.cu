@@ -14,29 +14,13 @@
 
 #include "kernels/cuda/kernels.h"
 #include "kernels/cuda/loss.cuh"
-#include "kernels/cuda/reduce.cuh"
+#include "kernels/cuda/out_proj_loss.cuh"
 
 namespace statelab::cuda {
 namespace {
 
-constexpr int kHeldRows = 8;  // of out_proj, a warp
-constexpr int kLargestD = 128, kLargestInner = 256, kMostClasses = 128;
+constexpr int kHeldRows = 8;         // of out_proj, a warp
 constexpr int64_t kCleared = 16384;  // numbers of dx a block
-constexpr int kAtOnce = 8;           // loads before the first is used
-constexpr int kFinishThreads = 256, kFinishWarps = kFinishThreads / 32;
-constexpr int kTile = 16, kShares = kFinishThreads / kTile, kTileRows = 256;
-
-struct LossArgs {
-  Slices<const float> y, out_proj, x, norm, head, dloss;
-  Slices<const int32_t> targets;
-  Slices<float> loss, accuracy, dy, dout_proj, dx, dnorm, dhead;
-  Slices<int32_t> positions, counts;  // (batch) -1: no target; (blocks) sequences with one
-  Slices<double> terms;  // (batch, 3): top - logit of the target, sum of exponentials, right
-  Slices<float> dh, u, dlogits,
-      parts;  // (batch, d), (batch, d), (batch, pitch); (blocks, d) of dnorm
-  int batch, seqlen, d, d_inner, classes, width, pitch, blocks;
-  float eps;
-};
 
 /// Classes that lie in memory: whole vectors of four.
 int pitch_of(int classes) { return (classes + 3) / 4 * 4; }
@@ -70,7 +54,7 @@ __device__ __forceinline__ int last_target(const int32_t* targets, int seqlen, i
 
 /// kVs: classes a lane.
 template <int kWarps, int kCols, int kVs>
-__global__ void __launch_bounds__(kWarps * 32) sequences_to_gradients(const LossArgs p) {
+__global__ void __launch_bounds__(kWarps * 32) sequences_to_gradients(const OutProjLoss p) {
   constexpr int kThreads = kWarps * 32, kRows = rows_of_block(kCols), kN = kWarps * kHeldRows,
                 kOwn = kN / 32;
   extern __shared__ __align__(16) float memory[];
@@ -316,196 +300,6 @@ __global__ void __launch_bounds__(kWarps * 32) sequences_to_gradients(const Loss
   }
 }
 
-// ---- what depends on all sequences
-
-/// Sequences with a target and dloss, asked for before they are needed; all lanes of a warp take part.
-class Supervised {
- public:
-  __device__ __forceinline__ explicit Supervised(const LossArgs& p)
-      : counts_(p.counts.at(blockIdx.y)),
-        blocks_(p.blocks),
-        lane_(static_cast<int>(threadIdx.x) % 32),
-        dloss_(p.dloss.at(blockIdx.y)[0]) {
-#pragma unroll
-    for (int i = 0; i < kAtOnce; ++i)
-      held_[i] = lane_ + 32 * i < blocks_ ? counts_[lane_ + 32 * i] : 0;
-  }
-  /// At least one.
-  __device__ __forceinline__ int count() const {
-    int count = 0;
-#pragma unroll
-    for (int i = 0; i < kAtOnce; ++i) count += held_[i];
-    for (int i = lane_ + 32 * kAtOnce; i < blocks_; i += 32) count += counts_[i];
-    return max(lanes_sum<32>(count), 1);
-  }
-  __device__ __forceinline__ float scale() const {
-    return static_cast<float>(static_cast<double>(dloss_) / count());
-  }
-
- private:
-  const int32_t* counts_;
-  int blocks_, lane_;
-  float dloss_;
-  int held_[kAtOnce];
-};
-
-/// Columns [i0, i0 + 16) of a by [j0, j0 + 16) of b, summed over the sequences; a thread gets element (thread / 16, thread % 16).
-/// a_columns, b_columns: multiples of four. `positions`: rows of b without one count as zero; null: there are none.
-__device__ __forceinline__ float tile_sum(const float* a, int a_columns, int i0, const float* b,
-                                          int b_columns, int j0, const int32_t* positions,
-                                          int batch) {
-  __shared__ __align__(16) float shared[2][kTileRows][kTile];
-  constexpr int kLoads = kTileRows / (kFinishThreads / 4);
-  const int tid = static_cast<int>(threadIdx.x), quad = 4 * (tid % 4), share = tid / kTile,
-            i = tid % kTile / 4 * 4, j = tid % 4 * 4;
-  const bool has_a = i0 + quad < a_columns, has_b = j0 + quad < b_columns;
-  float acc[4][4] = {};
-  for (int base = 0; base < batch; base += kTileRows) {
-    float left[kLoads][4] = {}, right[kLoads][4] = {};
-    bool reads[kLoads];
-#pragma unroll
-    for (int q = 0; q < kLoads; ++q) {
-      const int64_t row = base + tid / 4 + q * (kFinishThreads / 4);
-      reads[q] = row < batch;
-      if (!reads[q]) continue;
-      if (has_a) load_columns(left[q], a + row * a_columns + i0 + quad);
-      if (has_b) load_columns(right[q], b + row * b_columns + j0 + quad);
-      if (positions != nullptr) reads[q] = positions[row] >= 0;
-    }
-    if (base > 0) __syncthreads();
-#pragma unroll
-    for (int q = 0; q < kLoads; ++q) {
-      const int row = tid / 4 + q * (kFinishThreads / 4);
-#pragma unroll
-      for (int k = 0; k < 4; ++k) right[q][k] = reads[q] ? right[q][k] : 0.0f;
-      store_columns(&shared[0][row][quad], left[q]);
-      store_columns(&shared[1][row][quad], right[q]);
-    }
-    __syncthreads();
-#pragma unroll
-    for (int m = 0; m < kTileRows / kShares; ++m) {
-      float x[4], y[4];
-      load_columns(x, &shared[0][m * kShares + share][i]);
-      load_columns(y, &shared[1][m * kShares + share][j]);
-#pragma unroll
-      for (int k = 0; k < 4; ++k) {
-#pragma unroll
-        for (int l = 0; l < 4; ++l) acc[k][l] += x[k] * y[l];
-      }
-    }
-  }
-  // The shares in order.
-  __syncthreads();
-  float* const sums = &shared[0][0][0];
-#pragma unroll
-  for (int k = 0; k < 4; ++k) store_columns(sums + (share * kTile + i + k) * kTile + j, acc[k]);
-  __syncthreads();
-  float sum = 0;
-#pragma unroll
-  for (int s = 0; s < kShares; ++s) sum += sums[s * kTile * kTile + tid];
-  return sum;
-}
-
-__device__ __forceinline__ void mean_loss(const LossArgs& p, const Supervised& supervised) {
-  __shared__ double shared[2][kFinishWarps];
-  const double* terms = p.terms.at(blockIdx.y);
-  double loss = 0, correct = 0;
-  for (int64_t b = threadIdx.x; b < p.batch; b += kFinishThreads) {
-    loss += terms[3 * b] + log(terms[3 * b + 1]);
-    correct += terms[3 * b + 2];
-  }
-  const double count = supervised.count();
-  loss = block_sum<kFinishThreads>(loss, shared[0]);
-  correct = block_sum<kFinishThreads>(correct, shared[1]);
-  if (threadIdx.x != 0) return;
-  float *const to_loss = p.loss.at(blockIdx.y), *const to_accuracy = p.accuracy.at(blockIdx.y);
-  if (to_loss != nullptr) *to_loss = static_cast<float>(loss / count);
-  if (to_accuracy != nullptr) *to_accuracy = static_cast<float>(correct / count);
-}
-
-__device__ __forceinline__ void sum_dnorm(const LossArgs& p, const Supervised& supervised) {
-  __shared__ float shares[kFinishWarps][kLargestD];
-  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
-  const float* parts = p.parts.at(blockIdx.y);
-  float* const dnorm = p.dnorm.at(blockIdx.y);
-  float part[kLargestD / 32] = {};
-#pragma unroll 8
-  for (int64_t i = warp; i < p.blocks; i += kFinishWarps) {
-#pragma unroll
-    for (int q = 0; q < kLargestD / 32; ++q) {
-      if (lane + 32 * q < p.d) part[q] += parts[i * p.d + lane + 32 * q];
-    }
-  }
-#pragma unroll
-  for (int q = 0; q < kLargestD / 32; ++q) shares[warp][lane + 32 * q] = part[q];
-  const float scale = supervised.scale();
-  __syncthreads();
-  const int c = static_cast<int>(threadIdx.x);
-  if (c >= p.d || dnorm == nullptr) return;
-  float sum = 0;
-#pragma unroll
-  for (int s = 0; s < kFinishWarps; ++s) sum += shares[s][c];
-  dnorm[c] = scale * sum;
-}
-
-/// A warp a sequence: dx at its position, dy.
-__device__ __forceinline__ void scale_rows(const LossArgs& p, const Supervised& supervised,
-                                           int block) {
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int64_t b = static_cast<int64_t>(block) * kFinishWarps + threadIdx.x / 32;
-  if (b >= p.batch) return;  // the whole warp
-  const int at = p.positions.at(blockIdx.y)[b];
-  const float* dh = p.dh.at(blockIdx.y) + b * p.d;
-  const float scale = supervised.scale();
-  float *const dx = p.dx.at(blockIdx.y), *const dy = p.dy.at(blockIdx.y);
-  if (dx != nullptr && at >= 0) {
-    for (int c = lane; c < p.d; c += 32) dx[(b * p.seqlen + at) * p.d + c] = scale * dh[c];
-  }
-  if (dy != nullptr) {
-    for (int c = lane; c < p.d_inner; c += 32) dy[b * p.d_inner + c] *= scale;
-  }
-}
-
-__host__ __device__ inline int tiles(int columns) { return (columns + kTile - 1) / kTile; }
-
-__global__ void __launch_bounds__(kFinishThreads) finish_gradients(const LossArgs p) {
-  const unsigned member = blockIdx.y;
-  const int across = tiles(p.d_inner), of_out_proj = tiles(p.d) * across, down = tiles(p.d),
-            of_head = tiles(p.width) * down, i = static_cast<int>(threadIdx.x) / kTile,
-            j = static_cast<int>(threadIdx.x) % kTile;
-  const Supervised supervised(p);
-  int block = static_cast<int>(blockIdx.x);
-  if (block < of_out_proj) {
-    const int i0 = block / across * kTile, j0 = block % across * kTile;
-    const float sum = tile_sum(p.dh.at(member), p.d, i0, p.y.at(member), p.d_inner, j0,
-                               p.positions.at(member), p.batch);
-    float* const to = p.dout_proj.at(member);
-    const float scale = supervised.scale();
-    if (to != nullptr && i0 + i < p.d && j0 + j < p.d_inner)
-      to[static_cast<int64_t>(i0 + i) * p.d_inner + j0 + j] = scale * sum;
-    return;
-  }
-  block -= of_out_proj;
-  if (block < of_head) {
-    const int i0 = block / down * kTile, j0 = block % down * kTile;
-    const float sum =
-        tile_sum(p.dlogits.at(member), p.pitch, i0, p.u.at(member), p.d, j0, nullptr, p.batch);
-    float* const to = p.dhead.at(member);
-    const float scale = supervised.scale();
-    if (to != nullptr && i0 + i < p.width && j0 + j < p.d)
-      to[static_cast<int64_t>(i0 + i) * p.d + j0 + j] = i0 + i < p.classes ? scale * sum : 0.0f;
-    return;
-  }
-  block -= of_head;
-  if (block == 0) {
-    mean_loss(p, supervised);
-  } else if (block == 1) {
-    sum_dnorm(p, supervised);
-  } else {
-    scale_rows(p, supervised, block - 2);
-  }
-}
-
 // ---- launch
 
 int columns_of_lane(int d_inner) { return d_inner <= 128 ? 4 : 8; }
@@ -550,7 +344,7 @@ std::string limit(const CallShapes& c) {
 }
 
 template <int kWarps, int kCols, int kVs>
-void start(const LossArgs& p, int64_t clearing, int members, CUstream_st* stream) {
+void start(const OutProjLoss& p, int64_t clearing, int members, CUstream_st* stream) {
   constexpr int kRows = rows_of_block(kCols);
   const int floats = shared_head(p.pitch, p.d, kWarps, kRows, p.d_inner) +
                      kRows * (3 * kWarps * kHeldRows + p.pitch),
@@ -564,7 +358,7 @@ void start(const LossArgs& p, int64_t clearing, int members, CUstream_st* stream
 }
 
 template <int kWarps, int kCols>
-void start(const LossArgs& p, int64_t clearing, int members, CUstream_st* stream) {
+void start(const OutProjLoss& p, int64_t clearing, int members, CUstream_st* stream) {
   p.classes <= 32 ? start<kWarps, kCols, 1>(p, clearing, members, stream)
                   : start<kWarps, kCols, kMostClasses / 32>(p, clearing, members, stream);
 }
@@ -576,7 +370,7 @@ void launch(const CudaCall& call, CUstream_st* stream) {
   auto part_of_workspace = [&](int64_t at) {
     return Operand{call.workspace.data + at, call.workspace.stride_bytes, nullptr};
   };
-  LossArgs p{};
+  OutProjLoss p{};
   p.y = slices<const float>(call.in[0]), p.out_proj = slices<const float>(call.in[1]);
   p.x = slices<const float>(call.in[2]), p.norm = slices<const float>(call.in[3]);
   p.head = slices<const float>(call.in[4]), p.targets = slices<const int32_t>(call.in[5]);
@@ -603,10 +397,7 @@ void launch(const CudaCall& call, CUstream_st* stream) {
     few ? start<8, 8>(p, clearing, call.members, stream)
         : start<16, 8>(p, clearing, call.members, stream);
   }
-  const int64_t blocks =
-      tiles(p.d) * (tiles(p.d_inner) + tiles(p.width)) + 2 + ceil_div(p.batch, kFinishWarps);
-  finish_gradients<<<member_grid(blocks, call.members), kFinishThreads, 0, stream>>>(p);
-  check_launch("out_proj_loss");
+  launch_out_proj_sums(p, call.members, stream);
 }
 
 }  // namespace
