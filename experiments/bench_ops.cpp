@@ -96,6 +96,7 @@ class Works {
     for (const bool backward : {false, true})
       each_length([&](int t) { cross_entropy(t, backward); });
     each_length([&](int t) { head_loss(t, model.d_model); });
+    each_length([&](int t) { out_proj_loss(t, model.d_model, model.d_inner()); });
     optimizer();
     return std::move(works_);
   }
@@ -359,6 +360,21 @@ class Works {
               targets = last_targets(draws, batch, seqlen);
       return {std::move(h), std::move(norm), std::move(head), std::move(targets),
               scalar(DType::kReal, 1)};
+    };
+  }
+
+  void out_proj_loss(int seqlen, int columns, int d_inner) {
+    head_loss(seqlen, columns);
+    BenchWork& w = works_.back();
+    w.op = Op::kOutProjLoss;
+    w.operands = [=, head = w.operands](int batch, int threads) -> Arrays {
+      Arrays in = head(batch, threads);
+      Draws draws;
+      const double scale = 1 / std::sqrt(d_inner);
+      OpArray y = draws.real({batch, 1, d_inner}),
+              out_proj = draws.real({columns, d_inner}, -scale, scale);
+      in.insert(in.begin(), {std::move(y), std::move(out_proj)});
+      return in;
     };
   }
 

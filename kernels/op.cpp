@@ -273,6 +273,19 @@ std::vector<ValueType> infer_conv(Op op, const CausalConv1dAttrs& a, Inputs in, 
 
 const Shape kScalar{1};
 
+/// norm, head, targets and dloss, from operand `first` on, of rows (batch, seqlen, d).
+void expect_head(Op op, const HeadLossAttrs& a, Inputs in, size_t first, const Shape& rows) {
+  const int d = rows.last();
+  const Shape& head = operand(op, in, first + 1, "head").shape;
+  if (head.rank() != 2 || head[1] != d || a.classes < 1 || a.classes > head[0]) {
+    fail(op, "head must be (>= " + std::to_string(a.classes) + ", " + std::to_string(d) + "), is " +
+                 head.text());
+  }
+  expect(op, in, first, "norm", {d});
+  expect(op, in, first + 2, "targets", {rows[0], rows[1]}, DType::kInt32);
+  expect(op, in, first + 3, "dloss", kScalar);
+}
+
 }  // namespace
 
 const char* op_name(Op op) {
@@ -345,6 +358,8 @@ const char* op_name(Op op) {
       return "mamba2_scan_at_bwd";
     case Op::kHeadLoss:
       return "head_loss";
+    case Op::kOutProjLoss:
+      return "out_proj_loss";
     case Op::kScore:
       return "score";
     case Op::kGlobalNorm:
@@ -559,18 +574,19 @@ std::vector<ValueType> infer(Op op, const Attributes& attributes, Inputs in) {
       return infer_scan_at(op, std::get<Mamba2ScanAttrs>(attributes), in, true);
     case Op::kHeadLoss: {
       expect_count(op, in, 5);
-      const ValueType &h = operand(op, in, 0, "h"), &head = operand(op, in, 2, "head");
-      const int classes = std::get<HeadLossAttrs>(attributes).classes;
+      const ValueType& h = operand(op, in, 0, "h");
       if (h.shape.rank() != 3) fail(op, "h must be (batch, seqlen, d), is " + h.shape.text());
-      if (head.shape.rank() != 2 || head.shape[1] != h.shape.last() || classes < 1 ||
-          classes > head.shape[0]) {
-        fail(op, "head must be (>= " + std::to_string(classes) + ", " +
-                     std::to_string(h.shape.last()) + "), is " + head.shape.text());
-      }
-      expect(op, in, 1, "norm", {h.shape.last()});
-      expect(op, in, 3, "targets", {h.shape[0], h.shape[1]}, DType::kInt32);
-      expect(op, in, 4, "dloss", kScalar);
-      return {{DType::kReal, kScalar}, {DType::kReal, kScalar}, h, *in[1], head};
+      expect_head(op, std::get<HeadLossAttrs>(attributes), in, 1, h.shape);
+      return {{DType::kReal, kScalar}, {DType::kReal, kScalar}, h, *in[1], *in[2]};
+    }
+    case Op::kOutProjLoss: {
+      expect_count(op, in, 7);
+      const ValueType &y = operand(op, in, 0, "y"), &x = operand(op, in, 2, "x");
+      if (x.shape.rank() != 3) fail(op, "x must be (batch, seqlen, d), is " + x.shape.text());
+      expect(op, in, 0, "y", {x.shape[0], 1, y.shape.last()});
+      expect(op, in, 1, "out_proj", {x.shape.last(), y.shape.last()});
+      expect_head(op, std::get<HeadLossAttrs>(attributes), in, 3, x.shape);
+      return {{DType::kReal, kScalar}, {DType::kReal, kScalar}, y, *in[1], x, *in[3], *in[4]};
     }
     case Op::kScore: {
       const auto& a = std::get<ScoreAttrs>(attributes);

@@ -50,6 +50,7 @@ enum class Op {
   kMamba2ScanAt,  ///< (proj, .. norm as mamba2_scan, targets) -> y, o
   kMamba2ScanAtBwd,  ///< (dy, the inputs of mamba2_scan_at, o) -> the gradients of its inputs but the targets
   kHeadLoss,    ///< (h, norm, head, targets, dloss) -> loss, accuracy, dh, dnorm, dhead
+  kOutProjLoss,  ///< (y, out_proj, x, norm, head, targets, dloss) -> loss, accuracy, dy, dout_proj, dx, dnorm, dhead
   kScore,       ///< (logits, targets, pass, counts) updates counts
   kGlobalNorm,  ///< (g_1 .. g_n) -> sqrt(sum of squares)
   kSchedule,    ///< (step, settings) -> lr
@@ -181,6 +182,11 @@ struct HeadLossAttrs {
   double eps = 1e-5;  ///< of the norm
   int classes = 0;
 };
+
+/// out_proj_loss: what follows the last layer's recurrence where only the supervised position of a sequence is needed, with its
+/// gradients: h = linear(y, out_proj, select(x, targets)), then head_loss (whose attributes it has) of h and of the targets at
+/// that position. Of a sequence without a target neither y nor x shows; its dy and dx are zero.
+///   y, dy (batch, 1, d_inner); out_proj, dout_proj (d, d_inner); x, dx (batch, seqlen, d), the residual stream; others as head_loss
 
 /// score: what an evaluation counts. Row b of pass p is sample p * batch + b; samples from `samples` on are left out.
 /// The answer is the first argmax over columns [legal_begin, legal_end); the loss is over columns [0, classes).

@@ -141,6 +141,62 @@ struct Head {
   }
 };
 
+/// What an out_proj_loss stands for beside a head: out_proj with its addend before it, their gradients behind it.
+struct OutProj {
+  int select, select_targets, linear, add, linear_bwd_x, linear_bwd_w, select_bwd;
+
+  static std::optional<OutProj> at(const Fusing& f, const Head& head) {
+    auto node = [&](int n) -> const Node& { return f.nodes[static_cast<size_t>(n)]; };
+    auto is = [&](int n, Op op, const std::vector<ValueId>& inputs) {
+      return n >= 0 && n < static_cast<int>(f.kept()) && node(n).op == op &&
+             node(n).inputs == inputs;
+    };
+    auto one_of = [&](const std::vector<int>& nodes, Op op, const std::vector<ValueId>& inputs) {
+      const auto at =
+          std::find_if(nodes.begin(), nodes.end(), [&](int n) { return is(n, op, inputs); });
+      return at == nodes.end() ? kNoNode : *at;
+    };
+    const ValueId h = node(head.norm).inputs[0], dh = node(head.norm_bwd).outputs[0],
+                  targets = node(head.loss).inputs[1];
+    OutProj o{};
+    o.add = f.writer(h), o.select_targets = f.writer(targets);
+    if (o.add == kNoNode || node(o.add).op != Op::kAdd || o.select_targets == kNoNode ||
+        node(o.select_targets).op != Op::kSelect)
+      return std::nullopt;
+    const ValueId all = node(o.select_targets).inputs[1], x_row = node(o.add).inputs[0],
+                  sum = node(o.add).inputs[1];
+    o.select = f.writer(x_row), o.linear = f.writer(sum);
+    if (o.select == kNoNode || node(o.select).op != Op::kSelect || o.linear == kNoNode ||
+        node(o.linear).op != Op::kLinear || node(o.linear).inputs.size() != 2)
+      return std::nullopt;
+    const ValueId x = node(o.select).inputs[0], y = node(o.linear).inputs[0],
+                  weight = node(o.linear).inputs[1];
+    const std::vector<int>& readers = f.readers(dh);
+    o.linear_bwd_x = one_of(readers, Op::kLinearBwdX, {dh, weight});
+    o.linear_bwd_w = one_of(readers, Op::kLinearBwdW, {dh, y});
+    o.select_bwd = one_of(readers, Op::kSelectBwd, {dh, all});
+    if (readers.size() != 3 || o.linear_bwd_x == kNoNode || o.linear_bwd_w == kNoNode ||
+        o.select_bwd == kNoNode || !is(o.select_targets, Op::kSelect, {all, all}) ||
+        !is(o.select, Op::kSelect, {x, all}) || f.readers(x_row).size() != 1 ||
+        f.readers(sum).size() != 1 || f.readers(h) != std::vector{head.norm, head.norm_bwd} ||
+        f.readers(targets) != std::vector{head.loss, head.loss_bwd})
+      return std::nullopt;
+    const int first = std::min({o.select, o.select_targets, o.linear}),
+              last = std::max({o.linear_bwd_x, o.linear_bwd_w, o.select_bwd});
+    for (const ValueId id : {x, y, weight, all}) {
+      if (f.changes_between(id, first, last)) return std::nullopt;
+    }
+    return o;
+  }
+};
+
+/// `one` stands where node n stood, for the nodes `gone` too.
+void replace(Fusing& f, size_t n, Node one, std::initializer_list<int> gone) {
+  for (const int i : gone) f.take_out(i);
+  for (const ValueId id : one.outputs) f.writes(static_cast<int>(n), id);
+  f.nodes[n] = std::move(one);
+}
+
 void fuse_head(Fusing& f, const Graph& graph, const std::function<bool(const CallShapes&)>& takes) {
   for (size_t n = 0; n < f.nodes.size(); ++n) {
     if (f.nodes[n].op != Op::kCrossEntropyBwd) continue;
@@ -149,18 +205,34 @@ void fuse_head(Fusing& f, const Graph& graph, const std::function<bool(const Cal
     auto node = [&](int i) -> const Node& { return f.nodes[static_cast<size_t>(i)]; };
     const Node &norm = node(head->norm), &loss = node(head->loss), &loss_bwd = f.nodes[n],
                &norm_bwd = node(head->norm_bwd);
+    const HeadLossAttrs attributes{eps(norm), classes(loss)};
+    const ValueId weight = node(head->linear).inputs[1],
+                  dweight = node(head->linear_bwd_w).outputs[0];
+    const std::initializer_list<int> gone = {head->norm,         head->linear,
+                                             head->loss,         head->linear_bwd_x,
+                                             head->linear_bwd_w, head->norm_bwd};
+    if (const auto o = OutProj::at(f, *head)) {
+      const Node &linear = node(o->linear), &select = node(o->select);
+      Node one{Op::kOutProjLoss,
+               attributes,
+               {linear.inputs[0], linear.inputs[1], select.inputs[0], norm.inputs[1], weight,
+                select.inputs[1], loss_bwd.inputs[0]},
+               {loss.outputs[0], loss.outputs[1], node(o->linear_bwd_x).outputs[0],
+                node(o->linear_bwd_w).outputs[0], node(o->select_bwd).outputs[0],
+                norm_bwd.outputs[1], dweight}};
+      if (takes_node(one, graph, takes)) {
+        for (const int i : gone) f.take_out(i);
+        replace(f, n, std::move(one),
+                {o->select, o->select_targets, o->linear, o->add, o->linear_bwd_x, o->linear_bwd_w,
+                 o->select_bwd});
+        continue;
+      }
+    }
     Node one{Op::kHeadLoss,
-             HeadLossAttrs{eps(norm), classes(loss)},
-             {norm.inputs[0], norm.inputs[1], node(head->linear).inputs[1], loss.inputs[1],
-              loss_bwd.inputs[0]},
-             {loss.outputs[0], loss.outputs[1], norm_bwd.outputs[0], norm_bwd.outputs[1],
-              node(head->linear_bwd_w).outputs[0]}};
-    if (!takes_node(one, graph, takes)) continue;
-    for (const int gone : {head->norm, head->linear, head->loss, head->linear_bwd_x,
-                           head->linear_bwd_w, head->norm_bwd})
-      f.take_out(gone);
-    for (const ValueId id : one.outputs) f.writes(static_cast<int>(n), id);
-    f.nodes[n] = std::move(one);
+             attributes,
+             {norm.inputs[0], norm.inputs[1], weight, loss.inputs[1], loss_bwd.inputs[0]},
+             {loss.outputs[0], loss.outputs[1], norm_bwd.outputs[0], norm_bwd.outputs[1], dweight}};
+    if (takes_node(one, graph, takes)) replace(f, n, std::move(one), gone);
   }
 }
 

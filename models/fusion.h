@@ -20,6 +20,8 @@ bool takes_node(const Node& node, const Graph& graph,
 ///   head     rms_norm, linear and cross_entropy with their gradients become one head_loss, where `takes` it, nothing else
 ///            reads what lies between and both directions have the same eps, classes and operands: the same equations, rounded
 ///            in another order
+///   out_proj select, linear and add before such a head, and their gradients, join it as one out_proj_loss where its targets are
+///            selected too, under the same conditions
 ///   linear   linear_bwd_x and linear_bwd_w of one dy become one linear_bwd where `takes` it and nothing up to the second reads
 ///            what the first writes: it stands where the second stood. The same equations. Where a scan was given targets it is
 ///            given them too

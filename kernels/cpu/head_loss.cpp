@@ -1,11 +1,9 @@
 // head_loss: rms_norm, linear, cross_entropy and their gradients, row by row; equations are in those files. Gradients of the
 // weights are summed over fixed runs of rows, then over the runs in order.
 #include <algorithm>
-#include <cmath>
 
-#include "kernels/cpu/eigen.h"
+#include "kernels/cpu/head.h"
 #include "kernels/cpu/kernels.h"
-#include "kernels/cpu/loss.h"
 
 namespace statelab::cpu {
 namespace {
@@ -21,10 +19,7 @@ int64_t part_elements(const Shape& head) {
   return kLossSumsReals + padded(head[1]) + padded(head.size());
 }
 int64_t workspace(const CallShapes& c) { return blocks(c) * part_elements(c.in[kHead]->shape); }
-int64_t scratch(const CallShapes& c) {
-  const Shape& head = c.in[kHead]->shape;
-  return 2 * padded(head[1]) + padded(head[0]);
-}
+int64_t scratch(const CallShapes& c) { return head_scratch(c.in[kHead]->shape); }
 
 template <class S>
 struct Part {
@@ -42,18 +37,12 @@ struct Part {
 template <class S>
 void run(const Call& call, int member, int block, S* scratch) {
   const Shape& shape = *call.in[kHead].shape;
-  const int width = shape[0], n = shape[1];
-  const auto& a = call.attrs<HeadLossAttrs>();
+  const int n = shape[1];
   const int32_t* targets = call.in[kTargets].at<const int32_t>(member);
   const int64_t rows = call.in[kTargets].shape->size();
   int64_t supervised = 0;
   for (int64_t r = 0; r < rows; ++r) supervised += targets[r] >= 0;
-  const double scale = static_cast<double>(call.in[kDloss].at<const S>(member)[0]) /
-                       static_cast<double>(std::max<int64_t>(supervised, 1));
-  const auto w = row(call.in[kNorm].at<const S>(member), n);
-  const S* head = call.in[kHead].at<const S>(member);
-  auto u = row(scratch, n), g = row(scratch + padded(n), n);
-  S* const logits = scratch + 2 * padded(n);
+  const Head<S> head(call, member, kNorm, supervised, scratch);
   const Part<S> part(call, member, block);
   LossSums sums;
   row(part.dnorm, n).setZero();
@@ -65,23 +54,8 @@ void run(const Call& call, int member, int block, S* scratch) {
       dh.setZero();
       continue;
     }
-    const auto x = row(call.in[kH].at<const S>(member) + r * n, n);
-    const S inv = S(1) / std::sqrt(x.square().sum() / S(n) + S(a.eps));
-    u = x * inv * w;
-    for (int v = 0; v < width; ++v) logits[v] = (row(head + v * n, n) * u).sum();
-    const double lse = logsumexp(logits, a.classes);
-    sums.loss += lse - static_cast<double>(logits[targets[r]]);
-    sums.correct += argmax(logits, a.classes) == targets[r] ? 1 : 0;
-    sums.count += 1;
-    g.setZero();
-    for (int v = 0; v < a.classes; ++v) {
-      const auto d = static_cast<S>(
-          scale * (std::exp(static_cast<double>(logits[v]) - lse) - (v == targets[r] ? 1.0 : 0.0)));
-      g += d * row(head + v * n, n);
-      row(part.dhead + v * n, n) += d * u;
-    }
-    row(part.dnorm, n) += g * x * inv;
-    dh = inv * (g * w - x * inv * ((g * w * x).sum() * inv / S(n)));
+    head.add_row(call.in[kH].at<const S>(member) + r * n, targets[r], sums, part.dnorm, part.dhead,
+                 dh.data());
   }
   *part.sums = sums;
 }

@@ -77,6 +77,8 @@ CpuKernel<S> make(Op op) {
       return scan_at_bwd_kernel<S>();
     case Op::kHeadLoss:
       return head_loss_kernel<S>();
+    case Op::kOutProjLoss:
+      return out_proj_loss_kernel<S>();
     case Op::kScore:
       return score_kernel<S>();
     case Op::kGlobalNorm:

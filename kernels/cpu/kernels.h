@@ -70,6 +70,8 @@ CpuKernel<S> scan_at_bwd_kernel();
 template <class S>
 CpuKernel<S> head_loss_kernel();
 template <class S>
+CpuKernel<S> out_proj_loss_kernel();
+template <class S>
 CpuKernel<S> score_kernel();
 template <class S>
 CpuKernel<S> global_norm_kernel();

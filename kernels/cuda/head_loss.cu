@@ -32,57 +32,6 @@ struct HeadArgs {
   float eps;
 };
 
-/// kCols neighbouring numbers of a lane.
-template <int kCols>
-__device__ __forceinline__ void load_columns(float (&to)[kCols], const float* from) {
-  if constexpr (kCols == 1) {
-    to[0] = *from;
-  } else if constexpr (kCols == 2) {
-    const float2 v = *reinterpret_cast<const float2*>(from);
-    to[0] = v.x, to[1] = v.y;
-  } else {
-#pragma unroll
-    for (int i = 0; i < kCols; i += 4) {
-      const float4 v = *reinterpret_cast<const float4*>(from + i);
-      to[i] = v.x, to[i + 1] = v.y, to[i + 2] = v.z, to[i + 3] = v.w;
-    }
-  }
-}
-template <int kCols>
-__device__ __forceinline__ void store_columns(float* to, const float (&from)[kCols]) {
-  if constexpr (kCols == 1) {
-    *to = from[0];
-  } else if constexpr (kCols == 2) {
-    *reinterpret_cast<float2*>(to) = make_float2(from[0], from[1]);
-  } else {
-#pragma unroll
-    for (int i = 0; i < kCols; i += 4)
-      *reinterpret_cast<float4*>(to + i) =
-          make_float4(from[i], from[i + 1], from[i + 2], from[i + 3]);
-  }
-}
-
-/// kV sums over the lanes of a warp; lane l gets that of share[l / (32 / kV)]. kHalf: of those that a lane still has.
-template <int kV, int kHalf = kV / 2>
-__device__ __forceinline__ float sums_by_lane(float (&share)[kV], int lane) {
-  constexpr int kDistance = kHalf * 32 / kV;
-  const bool high = (lane & kDistance) != 0;
-#pragma unroll
-  for (int i = 0; i < kHalf; ++i) {
-    const float sent = high ? share[i] : share[i + kHalf],
-                kept = high ? share[i + kHalf] : share[i];
-    share[i] = kept + __shfl_xor_sync(kAllLanes, sent, kDistance);
-  }
-  if constexpr (kHalf > 1) {
-    return sums_by_lane<kV, kHalf / 2>(share, lane);
-  } else {
-    float sum = share[0];
-#pragma unroll
-    for (int d = kDistance / 2; d >= 1; d /= 2) sum += __shfl_xor_sync(kAllLanes, sum, d);
-    return sum;
-  }
-}
-
 template <int kV, int kCols>
 __global__ void __launch_bounds__(kThreads) head_rows(const HeadArgs p) {
   constexpr int kColumns = 32 * kCols, kLanesOfOne = 32 / kV;

@@ -133,6 +133,10 @@ const CudaKernel& cuda_kernel(Op op) {
       static const CudaKernel kernel = cuda::head_loss_kernel();
       return kernel;
     }
+    case Op::kOutProjLoss: {
+      static const CudaKernel kernel = cuda::out_proj_loss_kernel();
+      return kernel;
+    }
     case Op::kScore: {
       static const CudaKernel kernel = cuda::score_kernel();
       return kernel;

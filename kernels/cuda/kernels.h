@@ -36,6 +36,7 @@ CudaKernel select_bwd_kernel();
 CudaKernel scan_at_kernel();
 CudaKernel scan_at_bwd_kernel();
 CudaKernel head_loss_kernel();
+CudaKernel out_proj_loss_kernel();
 CudaKernel score_kernel();
 CudaKernel global_norm_kernel();
 CudaKernel schedule_kernel();

@@ -1,4 +1,4 @@
-// What the losses share: how many rows have a target, and the mean over them.
+// What the losses share: how many rows have a target, the mean over them, a warp's sums over a row.
 #pragma once
 
 #include "kernels/cuda/reduce.cuh"
@@ -63,6 +63,57 @@ __device__ __forceinline__ void mean_of_sums(const double* sums, int64_t runs, f
   const double n = count > 1 ? count : 1;
   if (to_loss != nullptr) *to_loss = static_cast<float>(loss / n);
   if (to_accuracy != nullptr) *to_accuracy = static_cast<float>(correct / n);
+}
+
+/// kCols neighbouring numbers of a lane.
+template <int kCols>
+__device__ __forceinline__ void load_columns(float (&to)[kCols], const float* from) {
+  if constexpr (kCols == 1) {
+    to[0] = *from;
+  } else if constexpr (kCols == 2) {
+    const float2 v = *reinterpret_cast<const float2*>(from);
+    to[0] = v.x, to[1] = v.y;
+  } else {
+#pragma unroll
+    for (int i = 0; i < kCols; i += 4) {
+      const float4 v = *reinterpret_cast<const float4*>(from + i);
+      to[i] = v.x, to[i + 1] = v.y, to[i + 2] = v.z, to[i + 3] = v.w;
+    }
+  }
+}
+template <int kCols>
+__device__ __forceinline__ void store_columns(float* to, const float (&from)[kCols]) {
+  if constexpr (kCols == 1) {
+    *to = from[0];
+  } else if constexpr (kCols == 2) {
+    *reinterpret_cast<float2*>(to) = make_float2(from[0], from[1]);
+  } else {
+#pragma unroll
+    for (int i = 0; i < kCols; i += 4)
+      *reinterpret_cast<float4*>(to + i) =
+          make_float4(from[i], from[i + 1], from[i + 2], from[i + 3]);
+  }
+}
+
+/// kV sums over the lanes of a warp; lane l gets that of share[l / (32 / kV)]. kHalf: of those that a lane still has.
+template <int kV, int kHalf = kV / 2>
+__device__ __forceinline__ float sums_by_lane(float (&share)[kV], int lane) {
+  constexpr int kDistance = kHalf * 32 / kV;
+  const bool high = (lane & kDistance) != 0;
+#pragma unroll
+  for (int i = 0; i < kHalf; ++i) {
+    const float sent = high ? share[i] : share[i + kHalf],
+                kept = high ? share[i + kHalf] : share[i];
+    share[i] = kept + __shfl_xor_sync(kAllLanes, sent, kDistance);
+  }
+  if constexpr (kHalf > 1) {
+    return sums_by_lane<kV, kHalf / 2>(share, lane);
+  } else {
+    float sum = share[0];
+#pragma unroll
+    for (int d = kDistance / 2; d >= 1; d /= 2) sum += __shfl_xor_sync(kAllLanes, sum, d);
+    return sum;
+  }
 }
 
 }  // namespace statelab::cuda

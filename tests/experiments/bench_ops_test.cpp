@@ -17,7 +17,7 @@ using testing::HasSubstr;
 
 TEST(BenchOps, WorksAreTheOpsOfTrainingAtTheirShapes) {
   const std::vector<BenchWork> works = bench_works(ComputeDevice{}, 256);
-  EXPECT_EQ(works.size(), 65u);
+  EXPECT_EQ(works.size(), 67u);
   size_t rows = 0;
   for (const BenchWork& w : works) {
     rows += w.members.size();
@@ -31,7 +31,7 @@ TEST(BenchOps, WorksAreTheOpsOfTrainingAtTheirShapes) {
       EXPECT_EQ(a.nangles, 16);
     }
   }
-  EXPECT_EQ(rows, 98u);
+  EXPECT_EQ(rows, 101u);
 }
 
 /// bench train counts the same operations for whole steps: its weights, less the head's, are in_proj and out_proj.

@@ -209,6 +209,19 @@ std::vector<Case> cases() {
        [](const OpArray& dy, const Arrays& in, const Arrays&) {
          return Arrays{in[0], in[1], in[2], in[3], dy};
        }});
+  out.push_back(
+      {"OutProjLoss",
+       Op::kOutProjLoss,
+       Op::kOutProjLoss,
+       HeadLossAttrs{1e-5, 4},
+       {random_array("y", {3, 1, 5}), random_array("w", {7, 5}), random_array("x", {3, 4, 7}),
+        random_array("norm", {7}, 0.5, 1.5), random_array("head", {6, 7}),
+        integer_array({3, 4}, targets), real_array({1}, {1})},
+       {0, 1, 2, 3, 4},
+       {2, 3, 4, 5, 6},
+       [](const OpArray& dy, const Arrays& in, const Arrays&) {
+         return Arrays{in[0], in[1], in[2], in[3], in[4], in[5], dy};
+       }});
   for (int seqlen : {1, 2, 4, 5, 11}) {
     out.push_back(mamba3_case("Mamba3Seqlen" + std::to_string(seqlen), seqlen, [](A&, Arrays&) {}));
     out.push_back(mamba2_case("Mamba2Seqlen" + std::to_string(seqlen), seqlen, false, true, 1));

@@ -96,6 +96,27 @@ TEST(Graph, HeadLossRefusesWhatDoesNotFitItsHead) {
             "[cross_entropy_bwd] dloss must be (1), is (8)");
 }
 
+TEST(Graph, OutProjLossRefusesWhatDoesNotFitTheResidualStream) {
+  Graph g;
+  const ValueId y = g.parameter("y", {2, 1, 6}), w = g.parameter("w", {8, 6}),
+                x = g.parameter("x", {2, 3, 8}), norm = g.parameter("norm", {8}),
+                head = g.parameter("head", {5, 8}), one = g.parameter("one", {1}),
+                targets = g.state("t", DType::kInt32, {2, 3});
+  const auto refusal = [&](const std::vector<ValueId>& in) {
+    return message([&] { g.apply(Op::kOutProjLoss, HeadLossAttrs{1e-5, 5}, in); });
+  };
+  EXPECT_EQ(refusal({y, w, x, norm, head, targets, one}), "");
+  EXPECT_EQ(refusal({y, w, x, norm, head, targets}), "[out_proj_loss] takes 7 operands, got 6");
+  EXPECT_EQ(refusal({x, w, x, norm, head, targets, one}),
+            "[out_proj_loss] y must be (2, 1, 8), is (2, 3, 8)");
+  EXPECT_EQ(refusal({y, head, x, norm, head, targets, one}),
+            "[out_proj_loss] out_proj must be (8, 6), is (5, 8)");
+  EXPECT_EQ(refusal({y, w, head, norm, head, targets, one}),
+            "[out_proj_loss] x must be (batch, seqlen, d), is (5, 8)");
+  EXPECT_EQ(refusal({y, w, x, norm, w, targets, one}),
+            "[out_proj_loss] head must be (>= 5, 8), is (8, 6)");
+}
+
 TEST(Autodiff, OpWithoutGradientIsAnErrorThatNamesIt) {
   Graph g;
   const ValueId x = g.parameter("x", {3});

@@ -38,6 +38,8 @@ std::vector<ModelConfig> configs() {
   return out;
 }
 
+const auto kEverything = [](const CallShapes&) { return true; };
+
 Needed at_one_position(bool scans) {
   return {true, true, [scans](const CallShapes&) { return scans; }};
 }
@@ -118,6 +120,69 @@ TEST(LastLayer, LinearLayersAreGivenTheTargetsThatTheScansAreGiven) {
     }
     const bool mamba = config.mixer == "mamba3" || config.mixer == "mamba2";
     EXPECT_EQ(given > 0, mamba) << config.mixer;
+  }
+}
+
+TEST(LastLayer, WhatFollowsItsRecurrenceBecomesOneNode) {
+  for (const ModelConfig& config : configs()) {
+    const Training t = training(config, at_one_position(true));
+    const auto fused_with = [&](bool out_proj_loss) {
+      return fused(t.graph, t.results, [=](const CallShapes& shapes) {
+        return out_proj_loss || shapes.op != Op::kOutProjLoss;
+      });
+    };
+    const Graph graph = fused_with(true), apart = fused_with(false);
+    const bool possible = config.mlp != "swiglu";  // another residual lies between
+    EXPECT_EQ(count(graph, Op::kOutProjLoss), possible ? 1 : 0) << config.mixer;
+    EXPECT_EQ(count(graph, Op::kHeadLoss), possible ? 0 : 1) << config.mixer;
+    EXPECT_EQ(count(apart, Op::kOutProjLoss), 0);
+    EXPECT_EQ(count(apart, Op::kHeadLoss), 1);
+    if (possible) {
+      // two selects, out_proj, one linear_bwd and a select_bwd less
+      EXPECT_EQ(apart.nodes().size() - graph.nodes().size(), 5u) << config.mixer;
+      EXPECT_EQ(count(graph, Op::kSelect), count(apart, Op::kSelect) - 2) << config.mixer;
+      EXPECT_EQ(count(graph, Op::kSelectBwd), count(apart, Op::kSelectBwd) - 1) << config.mixer;
+    }
+    const Training whole = training(config, {});
+    EXPECT_EQ(count(fused(whole.graph, whole.results, kEverything), Op::kOutProjLoss), 0)
+        << config.mixer << ": every position is computed";
+  }
+}
+
+TEST(LastLayer, WhateverIsKeptIsWrittenAndTheVerifierPasses) {
+  for (const ModelConfig& config : configs()) {
+    const Training t = training(config, at_one_position(true));
+    for (size_t v = 0; v < t.graph.values().size(); ++v) {
+      if (t.graph.values()[v].role != Role::kTemporary) continue;
+      std::vector<ValueId> keep = t.results;
+      keep.push_back(static_cast<ValueId>(v));
+      const Graph graph = fused(t.graph, keep, kEverything);
+      const std::vector<int64_t> workspace(graph.nodes().size(), 64);
+      const MemoryPlan plan = plan_memory(graph, workspace, keep, 3, 4, Unread::kDropped);
+      ASSERT_NO_THROW(verify_graph(graph, plan, workspace, keep, 3, 4, Unread::kDropped))
+          << config.mixer << " keeps " << t.graph.values()[v].name;
+      EXPECT_GE(plan.offset[v], 0) << config.mixer << " keeps " << t.graph.values()[v].name;
+    }
+  }
+}
+
+TEST(LastLayer, AnOutProjWhoseSumOrGradientSomebodyElseReadsStaysApart) {
+  const Training t = training(configs()[0], at_one_position(true));
+  const auto fuses = [&](ValueId kept) {
+    std::vector<ValueId> keep = t.results;
+    keep.push_back(kept);
+    return count(fused(t.graph, keep, kEverything), Op::kOutProjLoss) == 1;
+  };
+  for (const Node& node : t.graph.nodes()) {
+    const bool at_one = t.graph.value(node.outputs[0]).type.shape.rank() > 1 &&
+                        t.graph.value(node.outputs[0]).type.shape[1] == 1;
+    if (node.op == Op::kSelect || node.op == Op::kCrossEntropyBwd || node.op == Op::kRmsNorm ||
+        node.op == Op::kAdd || node.op == Op::kLinear || node.op == Op::kRmsNormBwd) {
+      EXPECT_EQ(fuses(node.outputs[0]), !at_one) << op_name(node.op);
+    }
+    if (node.op == Op::kLinearBwdW || node.op == Op::kSelectBwd || node.op == Op::kCrossEntropy) {
+      EXPECT_TRUE(fuses(node.outputs[0])) << op_name(node.op) << ": is still there";
+    }
   }
 }
 

@@ -1,5 +1,5 @@
 // Fused ops on the GPU: an addend gives the bits of the op and `add` after it, in every precision and wherever results leave a
-// block; head_loss and linear_bwd agree with the double-precision CPU op, and their bits are a member's own.
+// block; head_loss, out_proj_loss and linear_bwd agree with the double-precision CPU op, and their bits are a member's own.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -338,6 +338,27 @@ std::vector<Case> head_cases() {
   return out;
 }
 
+/// The bits of members of a cohort in fp32 are those of each alone in every precision.
+void expect_own_bits(Op op, const Case& c) {
+  const auto in = inputs_of(op, c, kMembers);
+  const auto cohort = run_op_cuda(op, c.attributes, in, Precision::kFp32);
+  for (const Precision precision : kPrecisions) {
+    for (size_t m = 0; m < in.size(); ++m) {
+      const auto alone = run_op_cuda(op, c.attributes, {in[m]}, precision);
+      EXPECT_EQ(different_bits(alone[0], cohort[m]), "")
+          << c.name << " member " << m << " in " << precision_name(precision);
+    }
+  }
+}
+
+std::string limit_of(Op op, const Case& c) {
+  const Arrays in = c.inputs("");
+  std::vector<const ValueType*> types;
+  for (const OpArray& a : in) types.push_back(&a.type);
+  const std::vector<ValueType> out = infer(op, c.attributes, types);
+  return cuda_limit({op, &c.attributes, types, out});
+}
+
 TEST_F(CudaFused, HeadLossAgreesWithDoublePrecision) {
   for (const Case& c : head_cases()) {
     for (const int members : {1, kMembers})
@@ -346,17 +367,7 @@ TEST_F(CudaFused, HeadLossAgreesWithDoublePrecision) {
 }
 
 TEST_F(CudaFused, HeadLossHasTheSameBitsAloneInACohortAndInEveryPrecision) {
-  for (const Case& c : head_cases()) {
-    const auto in = inputs_of(Op::kHeadLoss, c, kMembers);
-    const auto cohort = run_op_cuda(Op::kHeadLoss, c.attributes, in, Precision::kFp32);
-    for (const Precision precision : kPrecisions) {
-      for (size_t m = 0; m < in.size(); ++m) {
-        const auto alone = run_op_cuda(Op::kHeadLoss, c.attributes, {in[m]}, precision);
-        EXPECT_EQ(different_bits(alone[0], cohort[m]), "")
-            << c.name << " member " << m << " in " << precision_name(precision);
-      }
-    }
-  }
+  for (const Case& c : head_cases()) expect_own_bits(Op::kHeadLoss, c);
 }
 
 TEST_F(CudaFused, HeadLossDoesNotReadRowsWithoutATargetAndShowsNaNOfTheOthers) {
@@ -377,17 +388,113 @@ TEST_F(CudaFused, HeadLossDoesNotReadRowsWithoutATargetAndShowsNaNOfTheOthers) {
 TEST(CudaHeadLoss, RefusesWhatDoesNotFitAWarp) {
   if (!built_with_cuda()) GTEST_SKIP() << "this build has no CUDA backend";
   auto refusal = [](int d, int classes) {
-    const Case c = head_case(1, 2, d, classes, classes, 1);
-    const Arrays in = c.inputs("");
-    std::vector<const ValueType*> types;
-    for (const OpArray& a : in) types.push_back(&a.type);
-    const std::vector<ValueType> out = infer(Op::kHeadLoss, c.attributes, types);
-    return cuda_limit({Op::kHeadLoss, &c.attributes, types, out});
+    return limit_of(Op::kHeadLoss, head_case(1, 2, d, classes, classes, 1));
   };
   EXPECT_EQ(refusal(64, 32), "");
   EXPECT_EQ(refusal(256, 8), "");
   for (const auto& [d, classes] : {std::pair{64, 33}, {128, 17}, {256, 9}, {33, 2}, {260, 2}})
     EXPECT_THAT(refusal(d, classes), ::testing::HasSubstr("does not fit a warp"));
+}
+
+// ---- out_proj_loss
+
+/// Every `every`-th sequence has targets (none where that is 0): the odd ones up to some position, the even ones at it.
+Case out_proj_case(int batch, int seqlen, int d, int d_inner, int classes, int width, int every) {
+  return {extents({batch, seqlen, d, d_inner, classes, width, every}), HeadLossAttrs{1e-5, classes},
+          [=](const std::string& text) {
+            Arrays in = head_case(batch, seqlen, d, classes, width, 1).inputs(text);
+            const auto last =
+                integers(text + "at", static_cast<size_t>(batch), static_cast<uint32_t>(seqlen));
+            for (int i = 0; i < batch * seqlen; ++i) {
+              const int b = i / seqlen, t = i % seqlen, at = last[static_cast<size_t>(b)];
+              if (every == 0 || b % every != every - 1 || t > at || (t < at && b % 2 == 0))
+                in[3].data[static_cast<size_t>(i)] = -1;
+            }
+            const double scale = 1 / std::sqrt(d_inner);
+            in.insert(in.begin(), {random_array(text + "y", {batch, 1, d_inner}),
+                                   random_array(text + "w", {d, d_inner}, -scale, scale)});
+            return in;
+          },
+          false};
+}
+
+std::vector<Case> out_proj_cases() {
+  std::vector<Case> out;
+  for (const int seqlen : {1, 2, 33, 161, 300})
+    out.push_back(out_proj_case(3, seqlen, 64, 128, 3, 16, 1));
+  for (const int d : {4, 32, 36, 60, 64, 68, 128}) {
+    for (const int d_inner : {4, 64, 100, 128, 136, 256})
+      out.push_back(out_proj_case(5, 7, d, d_inner, 5, 7, 2));
+  }
+  for (const auto& [classes, width] : {std::pair{1, 1},
+                                       {2, 3},
+                                       {8, 8},
+                                       {16, 24},
+                                       {17, 17},
+                                       {32, 64},
+                                       {33, 33},
+                                       {120, 130},
+                                       {128, 128},
+                                       {3, 130}})
+    out.push_back(out_proj_case(9, 5, 64, 128, classes, width, 1));
+  out.push_back(out_proj_case(9, 5, 128, 256, 120, 128, 1));
+  out.push_back(out_proj_case(256, 40, 64, 128, 16, 16, 1));
+  out.push_back(out_proj_case(259, 160, 64, 128, 16, 16, 3));
+  out.push_back(out_proj_case(1100, 2, 32, 64, 16, 16, 2));  // several passes over the sequences
+  out.push_back(out_proj_case(5, 9, 64, 128, 3, 16, 0));
+  return out;
+}
+
+TEST_F(CudaFused, OutProjLossAgreesWithDoublePrecision) {
+  for (const Case& c : out_proj_cases()) {
+    for (const int members : {1, kMembers})
+      ASSERT_NO_FATAL_FAILURE(expect_agreement(Op::kOutProjLoss, c, Precision::kFp32, members));
+  }
+}
+
+TEST_F(CudaFused, OutProjLossHasTheSameBitsAloneInACohortAndInEveryPrecision) {
+  for (const Case& c : out_proj_cases()) expect_own_bits(Op::kOutProjLoss, c);
+}
+
+TEST_F(CudaFused, OutProjLossReadsTheRowsWithATargetOnlyAndShowsTheirNaN) {
+  constexpr size_t kBatch = 9, kSeqlen = 5, kD = 64, kInner = 128;
+  const Case c = out_proj_case(kBatch, kSeqlen, kD, kInner, 3, 16, 2);
+  Arrays in = inputs_of(Op::kOutProjLoss, c, 1)[0];
+  const auto clean = run_op_cuda(Op::kOutProjLoss, c.attributes, {in}, Precision::kTf32);
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  size_t first = 0;  // row of x that is read first
+  for (size_t b = 0; b < kBatch; ++b) {
+    int at = -1;
+    for (size_t t = 0; t < kSeqlen; ++t) at = in[5].data[b * kSeqlen + t] >= 0 ? int(t) : at;
+    if (b == 1) first = b * kSeqlen + static_cast<size_t>(at);
+    if (at < 0) in[0].data[b * kInner] = nan;
+    for (size_t t = 0; t < kSeqlen; ++t) {
+      if (static_cast<int>(t) != at) in[2].data[(b * kSeqlen + t) * kD] = nan;
+    }
+  }
+  const auto unread = run_op_cuda(Op::kOutProjLoss, c.attributes, {in}, Precision::kTf32);
+  for (size_t i = 0; i < clean[0].outputs.size(); ++i)
+    EXPECT_TRUE(same_bits(unread[0].outputs[i], clean[0].outputs[i])) << i;
+  in[2].data[first * kD] = nan;
+  const auto read = run_op_cuda(Op::kOutProjLoss, c.attributes, {in}, Precision::kTf32);
+  for (const size_t i : {0, 3, 5, 6}) EXPECT_TRUE(std::isnan(read[0].outputs[i].data[0])) << i;
+}
+
+/// Needs no GPU: shapes alone decide.
+TEST(CudaOutProjLoss, RefusesWhatDoesNotFitABlock) {
+  if (!built_with_cuda()) GTEST_SKIP() << "this build has no CUDA backend";
+  const auto refusal = [](int d, int d_inner, int classes) {
+    return limit_of(Op::kOutProjLoss, out_proj_case(1, 2, d, d_inner, classes, classes, 1));
+  };
+  EXPECT_EQ(refusal(64, 128, 16), "");
+  EXPECT_EQ(refusal(128, 256, 128), "");
+  for (const auto& [d, d_inner, classes] : {std::tuple{132, 256, 8},
+                                            {64, 264, 8},
+                                            {64, 128, 129},
+                                            {62, 128, 8},
+                                            {64, 126, 8},
+                                            {64, 132, 8}})
+    EXPECT_THAT(refusal(d, d_inner, classes), ::testing::HasSubstr("do not fit a block"));
 }
 
 }  // namespace

@@ -518,6 +518,7 @@ std::vector<Case> cases_of(Op op) {
     case Op::kHeadLoss:
     case Op::kNormLinear:
     case Op::kNormLinearBwd:
+    case Op::kOutProjLoss:
     case Op::kMamba3ScanAt:
     case Op::kMamba3ScanAtBwd:
     case Op::kMamba2ScanAt:
@@ -676,9 +677,9 @@ std::vector<Op> all_ops() {
   for (int i = 0; i <= static_cast<int>(Op::kAdvance); ++i) {
     const auto op = static_cast<Op>(i);
     if (op == Op::kDraw || op == Op::kGatedDeltaScan || op == Op::kGatedDeltaScanBwd ||
-        op == Op::kLstm || op == Op::kLstmBwd || op == Op::kHeadLoss || op == Op::kNormLinear ||
-        op == Op::kNormLinearBwd || op == Op::kMamba3ScanAt || op == Op::kMamba3ScanAtBwd ||
-        op == Op::kMamba2ScanAt || op == Op::kMamba2ScanAtBwd)
+        op == Op::kLstm || op == Op::kLstmBwd || op == Op::kHeadLoss || op == Op::kOutProjLoss ||
+        op == Op::kNormLinear || op == Op::kNormLinearBwd || op == Op::kMamba3ScanAt ||
+        op == Op::kMamba3ScanAtBwd || op == Op::kMamba2ScanAt || op == Op::kMamba2ScanAtBwd)
       continue;
     out.push_back(op);
   }
