@@ -91,7 +91,7 @@ TEST(Fusion, ASumWhoseOtherTermComesLaterStays) {
 TEST(Fusion, TheHeadAndItsGradientBecomeOneNode) {
   for (const ModelConfig& config : configs()) {
     const Training t = training(config);
-    const Graph graph = fused(t.graph, t.results, kEverything);
+    const Graph graph = fused(t.graph, t.results, kHeads);
     EXPECT_EQ(count(graph, Op::kHeadLoss), 1) << config.mixer;
     EXPECT_EQ(count(graph, Op::kCrossEntropy) + count(graph, Op::kCrossEntropyBwd), 0);
     EXPECT_EQ(count(graph, Op::kRmsNorm) + 1, count(t.graph, Op::kRmsNorm));
