@@ -257,6 +257,7 @@ __global__ void __launch_bounds__(kScanThreads, 2)
       if (b.owns_rows()) b.put_rows(dqk);
       if (!b.queries && !b.first) store_state_cotangent(b, dstate);
       b.full() ? __syncwarp() : b.meet_role();
+      b.finish_rows();
       const bool more = chunk > 0 || h + 1 < d.nheads;
       auto fetch_next = [&](auto&& fetch) {  // of the chunk before, or of the next head's last one
         if (!more) return;
@@ -266,7 +267,7 @@ __global__ void __launch_bounds__(kScanThreads, 2)
         fetch();
         b.h = h, b.group = group, b.enter_chunk(chunk);
       };
-      b.finish_rows([&] { fetch_next([&] { b.fetch_values_and_state(), b.prefetch_gates(); }); });
+      fetch_next([&] { b.fetch_values_and_state(), b.prefetch_gates(); });
       angles.load(b);
       angles.within(b);
       __syncthreads();  // rows of q and k have been finished

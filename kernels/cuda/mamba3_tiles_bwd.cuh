@@ -409,9 +409,8 @@ struct TiledBackward {
   }
 
   /// They go through bias and norm to the columns of C or B in dproj, where heads of a group add up. A lane has columns 2 lane and
-  /// 2 lane + 1 of a row, eight rows at a time. meanwhile() runs while their loads from memory are on their way.
-  template <class F>
-  __device__ __forceinline__ void finish_rows(F&& meanwhile) {
+  /// 2 lane + 1 of a row, eight rows at a time.
+  __device__ __forceinline__ void finish_rows() {
     constexpr int kAtOnce = 8;
     const RawRows from{(queries ? q() : k()).base};
     const int column = (queries ? a.col.C : a.col.B) + group * N + 2 * lane, count = parts();
@@ -438,11 +437,11 @@ struct TiledBackward {
       if (adds) load_rows(to_old, to);
       if (normed) load_rows(to_raw, raw_rows);
     };
-    load(raw, old, 0), load(next_raw, next_old, 1);
-    meanwhile();
+    load(raw, old, 0);
 #pragma unroll 1
     for (int part = 0; part < count; ++part) {
       const int i0 = part_row(part);
+      load(next_raw, next_old, part + 1);
       float2 value[kAtOnce];
 #pragma unroll
       for (int u = 0; u < kAtOnce; ++u) {
