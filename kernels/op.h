@@ -49,7 +49,7 @@ enum class Op {
   kMamba3ScanAtBwd,  ///< (dy, the inputs of mamba3_scan_at, o) -> the gradients of its inputs but the targets
   kMamba2ScanAt,  ///< (proj, .. norm as mamba2_scan, targets) -> y, o
   kMamba2ScanAtBwd,  ///< (dy, the inputs of mamba2_scan_at, o) -> the gradients of its inputs but the targets
-  kHeadLoss,    ///< (h, norm, head, targets, dloss) -> loss, accuracy, dh, dnorm, dhead
+  kHeadLoss,  ///< (h, norm, head, targets, dloss) -> loss, accuracy, dh, dnorm, dhead
   kOutProjLoss,  ///< (y, out_proj, x, norm, head, targets, dloss) -> loss, accuracy, dy, dout_proj, dx, dnorm, dhead
   kScore,       ///< (logits, targets, pass, counts) updates counts
   kGlobalNorm,  ///< (g_1 .. g_n) -> sqrt(sum of squares)

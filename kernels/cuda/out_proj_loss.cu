@@ -2,16 +2,13 @@
 //                 dy = dh out_proj,  dout_proj = sum of dh^T y,  dx = dh at p, zero elsewhere
 // shapes          y, dy (batch, d_inner); out_proj (d, d_inner); x, dx (batch, seqlen, d); norm (d); head (width, d)
 //
-// Everything is linear in dloss / supervised, so the first kernel leaves that factor out and the second, which knows how many
-// sequences have a target, puts it in. First, a block has a few sequences: a warp holds eight rows of out_proj in registers for
-// y's product and again for dh's, and between them a sequence is one warp's, whose lanes own columns of h or classes. Blocks behind
-// these clear dx. Second, a block sums 16 x 16 elements of dout_proj or dhead over all sequences, which need no parts for that;
-// others have the loss, dnorm, or put dx and dy right.
-//   launch    grid x: runs of sequences, then of dx; tiles, loss, dnorm, sequences. y: members
-//   traffic   y and a row of x of each sequence, dx, dy; dh, u and dlogits once to the workspace and back per tile
+// Everything is linear in dloss / supervised, so this kernel leaves that factor out and the second (out_proj_sums.cu), which knows
+// how many sequences have a target, puts it in and sums over the sequences. A block has a few of them: a warp holds eight rows of
+// out_proj in registers, for y's product and again for dh's, and between them a sequence is one warp's, whose lanes own columns of
+// h or classes. Blocks behind these clear dx.
+//   launch    grid x: runs of sequences, then of dx; y: members
+//   traffic   y and a row of x of each sequence, dy, dx; dh, u and dlogits to the workspace; out_proj and head once a block
 //   numerics  products and sums in fp32 in every precision, exponentials and the loss's sums in double, as cross_entropy
-#include <stdexcept>
-
 #include "kernels/cuda/kernels.h"
 #include "kernels/cuda/loss.cuh"
 #include "kernels/cuda/out_proj_loss.cuh"
@@ -52,6 +49,35 @@ __device__ __forceinline__ int last_target(const int32_t* targets, int seqlen, i
   return __reduce_max_sync(kAllLanes, at);
 }
 
+template <int kThreads>
+__device__ __forceinline__ void clear_dx(const OutProjLoss& p, int64_t block) {
+  const int64_t size = static_cast<int64_t>(p.batch) * p.seqlen * p.d, begin = block * kCleared,
+                end = min(begin + kCleared, size);
+  float* const dx = p.dx.at(blockIdx.y);
+  for (int64_t i = begin + 4 * threadIdx.x; i < end; i += 4 * kThreads)
+    *reinterpret_cast<float4*>(dx + i) = make_float4(0, 0, 0, 0);
+}
+
+/// The head's classes, and zeros up to the pitch, to shared memory; a warp every kWarps-th.
+template <int kWarps>
+__device__ __forceinline__ void load_head(const OutProjLoss& p, float* to, int warp, int lane) {
+  if (4 * lane >= p.d) return;
+  const float* const from = p.head.at(blockIdx.y) + 4 * lane;
+  for (int first = warp; first < p.pitch; first += kAtOnce * kWarps) {
+    float row[kAtOnce][4] = {};
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      const int v = first + i * kWarps;
+      if (v < p.classes) load_columns(row[i], from + v * p.d);
+    }
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      const int v = first + i * kWarps;
+      if (v < p.pitch) store_columns(to + v * head_stride(p.d) + 4 * lane, row[i]);
+    }
+  }
+}
+
 /// kVs: classes a lane.
 template <int kWarps, int kCols, int kVs>
 __global__ void __launch_bounds__(kWarps * 32) sequences_to_gradients(const OutProjLoss p) {
@@ -62,12 +88,7 @@ __global__ void __launch_bounds__(kWarps * 32) sequences_to_gradients(const OutP
   const unsigned member = blockIdx.y;
   const int tid = static_cast<int>(threadIdx.x), warp = tid / 32, lane = tid % 32;
   if (static_cast<int>(blockIdx.x) >= p.blocks) {
-    const int64_t size = static_cast<int64_t>(p.batch) * p.seqlen * p.d,
-                  begin = (static_cast<int64_t>(blockIdx.x) - p.blocks) * kCleared,
-                  end = min(begin + kCleared, size);
-    float* const dx = p.dx.at(member);
-    for (int64_t i = begin + 4 * tid; i < end; i += 4 * kThreads)
-      *reinterpret_cast<float4*>(dx + i) = make_float4(0, 0, 0, 0);
+    clear_dx<kThreads>(p, static_cast<int64_t>(blockIdx.x) - p.blocks);
     return;
   }
   float* const head = memory;
@@ -109,23 +130,7 @@ __global__ void __launch_bounds__(kWarps * 32) sequences_to_gradients(const OutP
   } else if (warp < kRows) {
     if (lane == 0) found[warp] = -1;
   }
-  if (warp >= kRows && 4 * lane < p.d) {
-    constexpr int kOthers = kWarps - kRows;
-    const float* const from = p.head.at(member) + 4 * lane;
-    for (int v0 = warp - kRows; v0 < p.pitch; v0 += kAtOnce * kOthers) {
-      float k[kAtOnce][4] = {};
-#pragma unroll
-      for (int i = 0; i < kAtOnce; ++i) {
-        const int v = v0 + i * kOthers;
-        if (v < p.classes) load_columns(k[i], from + v * p.d);
-      }
-#pragma unroll
-      for (int i = 0; i < kAtOnce; ++i) {
-        const int v = v0 + i * kOthers;
-        if (v < p.pitch) store_columns(head + v * head_stride(p.d) + 4 * lane, k[i]);
-      }
-    }
-  }
+  if (warp >= kRows) load_head<kWarps - kRows>(p, head, warp - kRows, lane);
   {
     constexpr int kSums = kHeldRows * kRows, kSame = 32 / kSums;
     float share[kSums];
