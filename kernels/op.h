@@ -27,8 +27,8 @@ enum class Op {
   kLinearBwd,        ///< (dy, weight, x, [targets]) -> dx = dy weight, dweight = dy^T x
   kRmsNorm,          ///< (x, weight) -> y
   kRmsNormBwd,       ///< (dy, x, weight, [addend]) -> dx [+ addend], dweight
-  kNormLinear,     ///< (x, norm, weight) -> rms_norm(x, norm) weight^T
-  kNormLinearBwd,  ///< (dy, weight, x, norm, [targets]) -> dy weight, dy^T rms_norm(x, norm)
+  kNormLinear,       ///< (x, norm, weight) -> rms_norm(x, norm) weight^T
+  kNormLinearBwd,    ///< (dy, weight, x, norm, [targets]) -> dy weight, dy^T rms_norm(x, norm)
   kSwiglu,           ///< (ug) -> u * silu(g)
   kSwigluBwd,        ///< (dy, ug) -> dug
   kCausalConv1d,     ///< (x, weight, [bias], [targets]) -> y
