@@ -63,8 +63,8 @@ Table table_of(const BenchCudaReport& report) {
                    {"gflop_per_s", "rate", ColumnType::kNumber, "GFLOP/s", 0}};
   table.notes = {
       {"",
-       "parity: sequences of 3 symbols up to seqlen, label at the last one; dense: all as "
-       "long as they can be, a label at every position"},
+       "parity: sequences of 3 symbols up to seqlen, label at the last one; full length: all as "
+       "long as they can be; dense: these with a label at every position"},
       {"", "rates count every position of a batch, padding too"}};
   for (const BenchCudaRow& row : report.rows) {
     table.rows.push_back({{row.work},
